@@ -1,0 +1,179 @@
+"""The ports: what the rest of the agent may ask of a machine, real or simulated. Every method raises HostError kinds only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from nodeagent.state.gpu import Gpu, GpuSample, Placement
+from nodeagent.state.modules import ModuleFile
+from nodeagent.state.network import Netdev
+from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
+
+
+class Files(Protocol):
+    """The machine's file tree below a movable root; paths are absolute as the kernel documents them."""
+
+    root: str
+
+    def read(self, path: str) -> str:
+        """Text of a file without the trailing newline. GoneError if absent, DeniedError, HostError otherwise."""
+
+    def read_optional(self, path: str) -> str | None:
+        """As `read`, None if absent or unreadable by design (EINVAL, EOPNOTSUPP of a sysfs attribute)."""
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """Sorted names in a directory; empty if it is absent."""
+
+    def target(self, path: str) -> str | None:
+        """Last component of a symbolic link's target (`driver`, `subsystem`), None if it is not a link."""
+
+    def exists(self, path: str) -> bool: ...
+
+    def write(self, path: str, text: str) -> None:
+        """One write(2) of the whole text, so that a refusal by the kernel is seen (EBUSY is BusyError, EINVAL ...)."""
+
+    def replace(self, path: str, text: str, mode: int = 0o600) -> None:
+        """Durably replace a regular file: temporary file, fsync, rename, fsync of the directory."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file or device node; nothing happens if it is absent."""
+
+    def device_node(self, path: str) -> DeviceNode | None:
+        """The character device at this path, None if there is none."""
+
+    def make_device_node(self, node: DeviceNode) -> None:
+        """Create or correct the node and its mode and owner."""
+
+
+class Kmod(Protocol):
+    """Kernel modules through libkmod: look-up as modprobe does it, one module per load or unload."""
+
+    def lookup(self, name: str) -> tuple[ModuleFile, ...]:
+        """The modules `modprobe NAME` would insert, in order (dependencies, softdeps, the module); empty if unknown.
+
+        The last entry that is not a post-softdep is the module itself. Aliases are resolved. Nothing is loaded.
+        """
+
+    def file(self, name: str) -> ModuleFile | None:
+        """One module's file with modinfo and configuration, None if modprobe would not find it."""
+
+    def load(self, name: str, options: str = "") -> None:
+        """Insert exactly this one module (finit_module, or its install command) with these options.
+
+        BusyError, DeniedError, UnsupportedError, GoneError or HostError with the cause and the kernel log line.
+        Loading what is already live is an error.
+        """
+
+    def unload(self, name: str) -> None:
+        """Remove exactly this one module (delete_module with O_NONBLOCK, or its remove command). BusyError if held."""
+
+
+@dataclass(frozen=True)
+class GpuFault:
+    """A GPU that could not be read, and why; it is fenced off until the next worker."""
+
+    uuid: str
+    reason: str
+
+
+class Nvml(Protocol):
+    """NVML behind deadlines. All methods open a session lazily; `release` closes it and lets go of every device."""
+
+    def pid(self) -> int | None:
+        """PID of the process that holds an NVML session for us, None while there is none."""
+
+    def gpus(self) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
+        """All GPUs that answer, and those that do not. GoneError: no driver loaded. DeadlineError: it hangs."""
+
+    def samples(self) -> tuple[GpuSample, ...]: ...
+
+    def set_mig_mode(self, uuid: str, enabled: bool) -> None:
+        """Change the mode now. BusyError if a client holds the GPU, UnsupportedError if only a reboot would do it."""
+
+    def create_gpu_instance(self, uuid: str, profile: str, placement: Placement) -> None:
+        """Create the GPU instance there with one compute instance that fills it. BusyError when there is no room."""
+
+    def destroy_gpu_instance(self, uuid: str, placement: Placement) -> None:
+        """Destroy the instance at this placement with its compute instances. BusyError when in use, GoneError."""
+
+    def release(self) -> None: ...
+
+    def close(self) -> None:
+        """End the worker."""
+
+
+class Links(Protocol):
+    """Network interfaces through rtnetlink."""
+
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        """What stands on each interface: addresses ("address 10.0.0.1/24"), "default route", a bond it is part of."""
+
+    def set_up(self, netdev: str, up: bool) -> None: ...
+
+    def set_mtu(self, netdev: str, mtu: int) -> None: ...
+
+
+class Processes(Protocol):
+    """Processes that have device files open."""
+
+    def holding(self, majors: Iterable[int]) -> tuple[Process, ...]:
+        """Every process with an open character device of these majors, by device number and not by path."""
+
+    def describe(self, pids: Sequence[int]) -> tuple[Process, ...]:
+        """The named processes that still exist, whatever they hold open."""
+
+
+class Services(Protocol):
+    """systemd units around a step."""
+
+    def show(self, units: Sequence[str]) -> tuple[Service, ...]:
+        """Those of the units that are known to systemd; empty where systemd does not run."""
+
+    def stop(self, unit: str) -> None: ...
+
+    def start(self, unit: str) -> None: ...
+
+
+class KernelLog(Protocol):
+    """The kernel's log."""
+
+    def mark(self) -> int:
+        """A position; lines after it are new."""
+
+    def since(self, mark: int) -> tuple[str, ...]:
+        """Kernel lines (facility 0) after the position, oldest first; empty where the log cannot be read."""
+
+
+class Clock(Protocol):
+    """Time, so that tests need not wait."""
+
+    def monotonic(self) -> float:
+        """Seconds."""
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Host:
+    """One machine: the ports together. `command_line` of device majors and paths live in the ports, not here."""
+
+    files: Files
+    kmod: Kmod
+    nvml: Nvml
+    links: Links
+    processes: Processes
+    services: Services
+    kernel_log: KernelLog
+    clock: Clock
+
+
+def number(node: DeviceNode) -> DeviceNumber:
+    """The identity of a device node."""
+    return DeviceNumber(node.major, node.minor)
+
+
+__all__ = [
+    "Clock", "Files", "GpuFault", "Host", "KernelLog", "Kmod", "Links", "Netdev", "Nvml", "Processes", "Services", "number",
+]

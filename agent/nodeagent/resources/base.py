@@ -1,0 +1,97 @@
+"""What a step is: one change to the node as a value that can be printed, compared, journalled, applied and undone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from nodeagent.state.things import Thing
+
+if TYPE_CHECKING:
+    from nodeagent.host.ports import Host
+    from nodeagent.state.node import NodeState
+
+
+class Disturbs(StrEnum):
+    """What running work a step may hit; the disruption policy of the node file is per kind."""
+
+    NOTHING = "nothing"
+    GPU = "gpu"
+    NIC = "nic"
+    NODE = "node"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One change to one subject.
+
+    `unit` names what is undone and backed off together, such as "modules/nvidia" or "mig/GPU-…". `reason` says in the
+    user's words why. The class must be registered in `resources.STEPS` so that the journal can bring it back.
+    """
+
+    subject: Thing
+    unit: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        raise NotImplementedError
+
+    def apply(self, host: Host) -> None:
+        """Do it with one port call; raise a HostError kind when the host refuses."""
+        raise NotImplementedError
+
+    def undo(self) -> Step | None:
+        """The step that puts back what this one changed, None where nothing can or need be put back."""
+        return None
+
+    def satisfied(self, state: NodeState) -> bool:
+        """Whether the node already is as this step would leave it."""
+        raise NotImplementedError
+
+    @property
+    def disturbs(self) -> Disturbs:
+        return Disturbs.NOTHING
+
+    @property
+    def claims(self) -> tuple[Thing, ...]:
+        """What must be quiet while this step runs: nothing may stand on it, directly or not."""
+        return ()
+
+    @property
+    def after(self) -> tuple[Thing, ...]:
+        """Subjects that must be in place first; if a step on one of them is blocked or fails, so is this one."""
+        return ()
+
+    @property
+    def gone(self) -> tuple[Thing, ...]:
+        """Things that are no longer there after this step."""
+        return ()
+
+    @property
+    def back(self) -> tuple[Thing, ...]:
+        """Things that are there after this step."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A wish of the node file that cannot become steps now: what, why, and what would help. It is never an exception.
+
+    `waits` is True where time or another step may solve it (a driver that has yet to be loaded).
+    """
+
+    unit: str
+    subject: Thing
+    problem: str
+    advice: str = ""
+    waits: bool = False
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one section of the node file comes to on this node: steps in order, obstacles, and remarks on decisions taken."""
+
+    steps: tuple[Step, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    remarks: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""The node file: schema, reader, errors with line and path."""

@@ -1,0 +1,52 @@
+"""The whole observed node as one immutable value: the only input of planning besides the node file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from nodeagent.state.gpu import Gpu, NvidiaDriver
+from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness, ModuleFile
+from nodeagent.state.network import Netdev, PciFunction, RdmaDevice
+from nodeagent.state.processes import DeviceNode, Process, Service
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Something that could not be read: unlike "absent", nothing may be concluded from it."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """Everything observed in one pass. Mappings are keyed by the thing's identity.
+
+    `module_files` holds the modules the node file asks about, with their dependencies; a name without a file is absent
+    from it. `majors` maps a character driver's name in /proc/devices to its major. `loaded_options` is our own record
+    of the options given at load, for parameters that cannot be read back. `nvml_pid` is our NVML worker while it has a
+    session open, else None.
+    """
+
+    kernel: KernelPolicy = field(default_factory=KernelPolicy)
+    modules: Mapping[str, KernelModule] = field(default_factory=lambda: MappingProxyType({}))
+    module_files: Mapping[str, ModuleFile] = field(default_factory=lambda: MappingProxyType({}))
+    loaded_options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    pci: Mapping[str, PciFunction] = field(default_factory=lambda: MappingProxyType({}))
+    driver: NvidiaDriver | None = None
+    gpus: Mapping[str, Gpu] = field(default_factory=lambda: MappingProxyType({}))
+    netdevs: Mapping[str, Netdev] = field(default_factory=lambda: MappingProxyType({}))
+    rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
+    majors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    device_nodes: Mapping[str, DeviceNode] = field(default_factory=lambda: MappingProxyType({}))
+    processes: Mapping[int, Process] = field(default_factory=lambda: MappingProxyType({}))
+    services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}))
+    nvml_pid: int | None = None
+    unknown: tuple[Unknown, ...] = ()
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether the module is in the kernel, loaded or built in."""
+        found = self.modules.get(name)
+        return found is not None and found.liveness in (Liveness.LIVE, Liveness.BUILTIN)
