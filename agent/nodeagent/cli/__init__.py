@@ -1,0 +1,110 @@
+"""The command line: one module per group of verbs, imported only when its verb is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nodeagent.errors import NodeAgentError
+
+# verb -> (module, one line for the overview); the module's `register` adds the parser.
+VERBS: Mapping[str, tuple[str, str]] = {
+    "run": ("run", "keep the node as the file says, and serve metrics and status"),
+    "plan": ("convergence", "show what would be done, why, what it disturbs and what is in the way"),
+    "apply": ("convergence", "do it once"),
+    "check": ("convergence", "say whether the node is as the file says (exit 3 when not)"),
+    "status": ("show", "what the running agent reports, or a direct look when none runs"),
+    "show": ("show", "what is observed: driver, GPUs, MIG, modules, links, holders"),
+    "modules": ("modules", "list, load, unload or reload kernel modules safely"),
+    "config": ("config", "validate a node file, print its schema, an example"),
+    "simulate": ("simulate", "profiles, jobs and faults of a simulated node"),
+    "version": ("about", "print the version"),
+    "completion": ("about", "print a shell completion script"),
+}
+
+EPILOG = """\
+exit codes:
+  0 done, nothing to do    1 failed               2 wrong usage or node file   3 node is not as the file says
+  6 blocked, nothing done  7 no answer in time    8 not permitted              75 another agent is running
+
+examples:
+  nodeagent run --simulate dgx-a100
+  nodeagent plan --file /etc/nodeagent/node.yaml
+  nodeagent apply --partial
+  nodeagent modules unload nvidia
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(words)
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete  # noqa: PLC0415 - only a completing shell pays for it
+
+        argcomplete.autocomplete(parser)
+    arguments = parser.parse_args(words)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except NodeAgentError as error:
+        _complain(error, getattr(arguments, "output", "table"))
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing left to say
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser with the verb of these words; all of them for completion, names only when no verb is given."""
+    parser = argparse.ArgumentParser(
+        prog="nodeagent",
+        description="Makes a Linux node with NVIDIA GPUs and RDMA NICs what one file says, and keeps it so.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verb = next((word for word in words if not word.startswith("-")), "")
+    if "_ARGCOMPLETE" in os.environ:
+        modules = dict.fromkeys(module for module, _ in VERBS.values())
+    elif verb in VERBS:
+        modules = {VERBS[verb][0]: None}
+    else:
+        return _overview(parser, subparsers)
+    for name in modules:
+        importlib.import_module(f"nodeagent.cli.{name}").register(subparsers, common_options())
+    return parser
+
+
+def _overview(parser: argparse.ArgumentParser, subparsers: Any) -> argparse.ArgumentParser:
+    """Names and one line each: enough for `--help` and for a wrong verb, and nothing is imported."""
+    for name, (_, text) in VERBS.items():
+        subparsers.add_parser(name, help=text)
+    return parser
+
+
+def common_options() -> argparse.ArgumentParser:
+    """Options every verb has."""
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("common options")
+    group.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="form of the output")
+    group.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="colours (default: on a terminal)"
+    )
+    return common
+
+
+def _complain(error: NodeAgentError, form: str) -> None:
+    if form == "json":
+        import json  # noqa: PLC0415 - not needed for any other form
+
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}), file=sys.stderr)
+    else:
+        print(f"nodeagent: {error}", file=sys.stderr)

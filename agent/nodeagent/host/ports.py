@@ -1,4 +1,4 @@
-"""The ports: what the rest of the agent may ask of a machine, real or simulated. Every method raises HostError kinds only."""
+"""The ports: what the agent may ask of a machine, real or simulated. Every method raises HostError kinds only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Protocol
 
 from nodeagent.state.gpu import Gpu, GpuSample, Placement
 from nodeagent.state.modules import ModuleFile
-from nodeagent.state.network import Netdev
 from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
 
 
@@ -32,7 +31,7 @@ class Files(Protocol):
     def exists(self, path: str) -> bool: ...
 
     def write(self, path: str, text: str) -> None:
-        """One write(2) of the whole text, so that a refusal by the kernel is seen (EBUSY is BusyError, EINVAL ...)."""
+        """Write the whole text in one system call, so that a refusal by the kernel is seen (EBUSY is BusyError ...)."""
 
     def replace(self, path: str, text: str, mode: int = 0o600) -> None:
         """Durably replace a regular file: temporary file, fsync, rename, fsync of the directory."""
@@ -157,7 +156,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class Host:
-    """One machine: the ports together. `command_line` of device majors and paths live in the ports, not here."""
+    """One machine: the ports together."""
 
     files: Files
     kmod: Kmod
@@ -173,7 +172,3 @@ def number(node: DeviceNode) -> DeviceNumber:
     """The identity of a device node."""
     return DeviceNumber(node.major, node.minor)
 
-
-__all__ = [
-    "Clock", "Files", "GpuFault", "Host", "KernelLog", "Kmod", "Links", "Netdev", "Nvml", "Processes", "Services", "number",
-]

@@ -1,0 +1,1 @@
+"""From wishes to an order of work: holder graph, sequencer, journal, executor."""

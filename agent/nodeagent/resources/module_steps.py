@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nodeagent.host.loaded_options import record_options
 from nodeagent.resources.base import Disturbs, Step
 from nodeagent.state.things import Kind, Thing, module
 
@@ -15,15 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadModule(Step):
-    """Insert one module with the given options; `needs` are the modules that must be in before."""
+    """Insert one module with the given options.
+
+    `needs` are the modules that must be in before, `behind` those whose steps must be done before (a conflicting
+    module that has to go).
+    """
 
     options: str = ""
     needs: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"load module {self.subject.name}" + (f" with {self.options}" if self.options else "")
 
     def apply(self, host: Host) -> None:
+        record_options(host.files, self.subject.name, self.options)
         host.kmod.load(self.subject.name, self.options)
 
     def undo(self) -> Step:
@@ -34,7 +41,7 @@ class LoadModule(Step):
 
     @property
     def after(self) -> tuple[Thing, ...]:
-        return tuple(module(name) for name in self.needs)
+        return tuple(module(name) for name in (*self.needs, *self.behind))
 
     @property
     def back(self) -> tuple[Thing, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Step
+from nodeagent.state.things import Thing
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Host
@@ -30,6 +31,10 @@ class StopService(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class StartService(Step):
+    """Start a unit again; `needs` is what it must stand on."""
+
+    needs: tuple[Thing, ...] = ()
+
     def __str__(self) -> str:
         return f"start service {self.subject.name}"
 
@@ -39,6 +44,10 @@ class StartService(Step):
     def satisfied(self, state: NodeState) -> bool:
         found = state.services.get(self.subject.name)
         return found is not None and found.active
+
+    @property
+    def after(self) -> tuple[Thing, ...]:
+        return self.needs
 
 
 @dataclass(frozen=True, kw_only=True)

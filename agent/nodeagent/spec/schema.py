@@ -1,22 +1,49 @@
+# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """The node file's schema: each dataclass is a mapping in the file, each field a key, its metadata the documentation.
 
-The reader, the JSON schema and the reference page are all generated from these definitions.
+The reader, the JSON schema, the examples and the reference page are all generated from these definitions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_type_hints
 
+from nodeagent.spec import names
 from nodeagent.state.gpu import MigMode
+
+NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a key accepts beyond its type; for lists and mappings the limits hold for each item or value.
+
+    `expected` says in words what would be valid. `word` is the only text accepted where the key otherwise wants a list.
+    `canonical` brings a text into the one form it is compared in. Fields with `key_` hold for the keys of a mapping;
+    `key_note` is a hint for whoever wrote a key that was not canonical.
+    """
+
+    minimum: float | None = None
+    maximum: float | None = None
+    pattern: str = ""
+    expected: str = ""
+    choices: tuple[str, ...] = ()
+    word: str = ""
+    least_items: int = 0
+    canonical: Callable[[str], str] = str
+    key_pattern: str = ""
+    key_expected: str = ""
+    key_canonical: Callable[[str], str] = str
+    key_note: str = ""
 
 
 def key(doc: str, *, default: Any = ..., factory: Any = ..., example: str = "", **limits: Any) -> Any:
-    """A documented key; `limits` may hold minimum, maximum (numbers) or pattern (text)."""
-    metadata = {"doc": doc, "example": example, **limits}
+    """A documented key; `limits` are fields of Limits, `example` is a value as it would stand in the file."""
+    metadata = {"doc": doc, "example": example, "limits": Limits(**limits)}
     if factory is not ...:
         return field(default_factory=factory, metadata=metadata)
     if default is not ...:
@@ -24,9 +51,64 @@ def key(doc: str, *, default: Any = ..., factory: Any = ..., example: str = "", 
     return field(metadata=metadata)
 
 
+@dataclass(frozen=True)
+class Key:
+    """One key of a mapping as the schema describes it; `default` is MISSING where the key is required."""
+
+    name: str
+    hint: Any
+    doc: str
+    default: Any
+    example: str
+    limits: Limits
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+
+def keys_of(record: type) -> tuple[Key, ...]:
+    """The keys of one of the schema's dataclasses, in the order in which they are defined."""
+    hints = get_type_hints(record)
+    return tuple(
+        Key(
+            name=entry.name,
+            hint=hints[entry.name],
+            doc=entry.metadata["doc"],
+            default=entry.default if entry.default_factory is MISSING else entry.default_factory(),
+            example=entry.metadata["example"],
+            limits=entry.metadata["limits"],
+        )
+        for entry in fields(record)
+    )
+
+
+def parameters(doc: str, *, canonical: Callable[[str], str] = str, note: str = "", example: str = "") -> Any:
+    """A key that maps module parameters to values, kept as they are written."""
+    return key(
+        doc,
+        factory=lambda: NO_PARAMETERS,
+        example=example,
+        pattern=r'^[^"\x00-\x1f]*$',
+        expected="a value on one line without double quotes",
+        key_pattern=names.PARAMETER,
+        key_expected="the name of a parameter",
+        key_canonical=canonical,
+        key_note=note,
+    )
+
+
+def modules(doc: str, *, default: tuple[str, ...] = ()) -> Any:
+    """A key that lists kernel modules; `-` and `_` are the same in a name."""
+    return key(
+        doc, default=default, pattern=names.MODULE, expected="the name of a kernel module", canonical=names.module_name
+    )
+
+
 class Policy(StrEnum):
     """never: leave it and say so. when-idle: only where nothing foreign is in the way or would be disturbed.
-    allow: also where something would be disturbed that the kernel lets us disturb. A workload is never killed."""
+    allow: also where something would be disturbed that the kernel lets us disturb. A workload is never killed.
+    """
 
     NEVER = "never"
     WHEN_IDLE = "when-idle"
@@ -61,6 +143,8 @@ class RdmaStack(StrEnum):
 
 @dataclass(frozen=True)
 class Disruption:
+    """What the agent may disturb, by kind."""
+
     gpu: Policy = key("Steps that need GPUs to be quiet: driver reload, MIG mode change.", default=Policy.WHEN_IDLE)
     nic: Policy = key("Steps that take RDMA NICs or links down.", default=Policy.WHEN_IDLE)
     node: Policy = key("Steps that touch the whole node.", default=Policy.NEVER)
@@ -68,82 +152,151 @@ class Disruption:
 
 @dataclass(frozen=True)
 class NvidiaModules:
+    """The NVIDIA driver's modules; `nvidia: {}` takes every default."""
+
     flavor: Flavor = key("open, proprietary, or auto: whichever is installed.", default=Flavor.AUTO)
     uvm: bool = key("Load nvidia_uvm (CUDA needs it).", default=True)
     modeset: bool = key("Load nvidia_modeset.", default=True)
     drm: bool = key("Load nvidia_drm; not wanted on a headless node, where it holds the GPUs.", default=False)
-    parameters: Mapping[str, str] = key(
+    reload_on_update: bool = key(
+        "Reload the driver when the modules on disk are another build than those loaded; else it is only said.",
+        default=False,
+    )
+    parameters: Mapping[str, str] = parameters(
         "Parameters of module nvidia without the NVreg_ prefix, compared with /proc/driver/nvidia/params.",
-        factory=lambda: MappingProxyType({}), example="{EnableStreamMemOPs: 1}",
+        canonical=names.nvidia_parameter,
+        note="the NVreg_ prefix is not needed",
+        example="{EnableStreamMemOPs: 1}",
     )
 
 
 @dataclass(frozen=True)
 class RdmaModules:
+    """The RDMA stack's modules; `rdma: {}` takes every default."""
+
     stack: RdmaStack = key("Which RDMA stack is meant.", default=RdmaStack.AUTO)
-    drivers: tuple[str, ...] = key("NIC driver modules; each brings its RDMA counterpart.", default=("mlx5_core", "mlx5_ib"))
+    drivers: tuple[str, ...] = modules(
+        "NIC driver modules; each brings its RDMA counterpart.", default=("mlx5_core", "mlx5_ib")
+    )
     user_access: bool = key("Load ib_uverbs, rdma_ucm and ib_umad for programs in user space.", default=True)
     ipoib: bool = key("Load ib_ipoib (InfiniBand only).", default=False)
 
 
 @dataclass(frozen=True)
 class NamedModule:
-    parameters: Mapping[str, str] = key("Parameters that must be in force.", factory=lambda: MappingProxyType({}))
+    """One module by name; `NAME: {}` only wants it loaded."""
+
+    parameters: Mapping[str, str] = parameters("Parameters that must be in force.", example="{parameter: value}")
 
 
 @dataclass(frozen=True)
 class Modules:
+    """Kernel modules by what they are for; order of loading and dependencies are the agent's business."""
+
     nvidia: NvidiaModules | None = key("The NVIDIA driver.", default=None)
     rdma: RdmaModules | None = key("The RDMA stack.", default=None)
     peermem: PeerMemory = key("GPUDirect RDMA peer memory.", default=PeerMemory.NONE)
     gdrcopy: bool = key("Load gdrdrv.", default=False)
     gds: bool = key("Load nvidia_fs for GPUDirect Storage.", default=False)
-    named: Mapping[str, NamedModule] = key("Any other modules that must be loaded, by name.", factory=lambda: MappingProxyType({}))
-    absent: tuple[str, ...] = key("Modules that must not be loaded, such as nouveau.", default=())
+    named: Mapping[str, NamedModule] = key(
+        "Any other modules that must be loaded, by name.",
+        factory=lambda: MappingProxyType({}),
+        example="{br_netfilter: {}}",
+        key_pattern=names.MODULE,
+        key_expected="the name of a kernel module",
+        key_canonical=names.module_name,
+    )
+    absent: tuple[str, ...] = modules("Modules that must not be loaded, such as nouveau.")
 
 
 @dataclass(frozen=True)
 class MigEntry:
-    mode: MigMode = key("enabled or disabled.")
+    """The MIG layout of some GPUs; a GPU is named by one entry at most."""
+
+    mode: MigMode = key(
+        "Whether the GPUs are divided: enabled or disabled.", choices=("enabled", "disabled"), example="enabled"
+    )
     gpus: str | tuple[str, ...] = key(
-        "`all` (every GPU that can do MIG), or a list of indices, UUIDs, PCI addresses or product names.", default="all",
+        "`all` (every GPU that can do MIG), or a list of indices, UUIDs, PCI addresses or product names.",
+        default="all",
+        example="[0, 1]",
+        word="all",
+        least_items=1,
+        pattern=names.GPU_SELECTOR,
+        expected="an index, a UUID such as GPU-4d5bd23c-11a1-31b8-9b5c-0f7b1d2f7a10, a PCI address or a product name",
+        canonical=names.gpu_selector,
     )
     devices: Mapping[str, int] | None = key(
-        "GPU instances per profile; left out: whatever is there stays.", default=None, example="{3g.20gb: 1, 1g.5gb: 4}",
+        "GPU instances per profile; {}: none; left out: whatever is there stays.",
+        default=None,
+        example="{3g.20gb: 1, 1g.5gb: 4}",
+        minimum=0,
+        key_pattern=names.MIG_PROFILE,
+        key_expected="a GPU instance profile such as 3g.20gb or 1g.5gb+me",
     )
 
 
 @dataclass(frozen=True)
 class LinkEntry:
+    """What the interfaces that `match` names shall be; what is left out stays as it is."""
+
     match: str = key(
-        "Which interfaces: a netdev name or pattern (`ens*`), `driver:mlx5_core`, or a PCI address.", example="driver:mlx5_core",
+        "Which interfaces: a netdev name or pattern (`ens*`), `driver:mlx5_core`, or a PCI address.",
+        example="driver:mlx5_core",
+        pattern=names.LINK_MATCH,
+        expected="a netdev name or pattern of at most 15 characters, driver:NAME, or a PCI address",
+        canonical=names.link_match,
     )
-    up: bool | None = key("Administrative state.", default=None)
-    mtu: int | None = key("MTU in bytes.", default=None, minimum=68, maximum=65536)
+    up: bool | None = key("Administrative state.", default=None, example="true")
+    mtu: int | None = key("MTU in bytes.", default=None, minimum=68, maximum=65536, example="9000")
 
 
 @dataclass(frozen=True)
 class Metrics:
-    listen: str = key("Address and port of /metrics; empty: no server.", default="127.0.0.1:9400", pattern=r"^$|^.+:\d+$")
+    """The HTTP server for /metrics."""
+
+    listen: str = key(
+        "Address and port of /metrics; empty: no server.",
+        default="127.0.0.1:9400",
+        pattern=r"^$|^([^\s\[\]:]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$",
+        expected='ADDRESS:PORT such as 127.0.0.1:9400 or "[::]:9400", or "" for no server',
+    )
 
 
 @dataclass(frozen=True)
 class Loop:
-    interval_seconds: float = key("Time between two passes when nothing happens.", default=300.0, minimum=1, maximum=86400)
-    sample_seconds: float = key("Time between two readings of telemetry for /metrics.", default=15.0, minimum=1, maximum=3600)
-    backoff_seconds: float = key("First wait after a failure; doubles up to 300 s, with jitter.", default=1.0, minimum=0.05, maximum=300)
-    nvml_deadline_seconds: float = key("How long one NVML call may take before its worker is replaced.", default=10.0, minimum=0.05, maximum=600)
+    """Timing of the supervisor; all in seconds."""
+
+    interval_seconds: float = key(
+        "Time between two passes when nothing happens.", default=300.0, minimum=1, maximum=86400
+    )
+    sample_seconds: float = key(
+        "Time between two readings of telemetry for /metrics.", default=15.0, minimum=1, maximum=3600
+    )
+    backoff_seconds: float = key(
+        "First wait after a failure; doubles up to 300 s, with jitter.", default=1.0, minimum=0.05, maximum=300
+    )
+    nvml_deadline_seconds: float = key(
+        "How long one NVML call may take before its worker is replaced.", default=10.0, minimum=0.05, maximum=600
+    )
 
 
 @dataclass(frozen=True)
 class NodeSpec:
-    version: int = key("Version of this format.", minimum=1, maximum=1)
+    """The whole file: only `version` is required, and what the file does not mention is left alone."""
+
+    version: int = key("Version of this format.", minimum=1, maximum=1, example="1")
     disruption: Disruption = key("What the agent may disturb.", factory=Disruption)
     modules: Modules | None = key("Kernel modules.", default=None)
     mig: tuple[MigEntry, ...] = key("MIG layout; GPUs that no entry names are left alone.", default=())
     links: tuple[LinkEntry, ...] = key("Network interfaces; those that no entry matches are left alone.", default=())
     services: tuple[str, ...] = key(
-        "systemd units, besides the known ones, that the agent may stop and start again around a disruptive step.", default=(),
+        "systemd units, besides the known ones, that the agent may stop and start again around a disruptive step.",
+        default=(),
+        example="[dcgm-collector.service]",
+        pattern=names.UNIT,
+        expected="the name of a systemd unit such as nvidia-dcgm.service",
+        canonical=names.unit_name,
     )
     metrics: Metrics = key("The metrics server.", factory=Metrics)
     loop: Loop = key("Timing of the supervisor.", factory=Loop)

@@ -27,7 +27,7 @@ class DeviceNumber:
 
 @dataclass(frozen=True)
 class Process:
-    """A process that has device files open; container, pod and systemd unit come from its cgroup, "" when not in one."""
+    """A process that has device files open; container, pod and systemd unit are "" where its cgroup names none."""
 
     pid: int
     name: str

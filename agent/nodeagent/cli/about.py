@@ -1,0 +1,43 @@
+"""Verbs `version` and `completion`."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from typing import Any
+
+from nodeagent import __version__
+from nodeagent.cli.output import emit
+
+COMPLETION_EXAMPLES = """\
+examples:
+  eval "$(nodeagent completion bash)"
+  nodeagent completion fish > ~/.config/fish/completions/nodeagent.fish
+"""
+
+
+def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    version = subparsers.add_parser("version", parents=[common], help="print the version")
+    version.set_defaults(run=print_version)
+    completion = subparsers.add_parser(
+        "completion",
+        parents=[common],
+        help="print a shell completion script",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=COMPLETION_EXAMPLES,
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.set_defaults(run=print_completion)
+
+
+def print_version(arguments: argparse.Namespace) -> int:
+    document = {"version": __version__, "python": platform.python_version(), "kernel": platform.release()}
+    emit(document, arguments.output, lambda: f"nodeagent {__version__}")
+    return 0
+
+
+def print_completion(arguments: argparse.Namespace) -> int:
+    import argcomplete  # noqa: PLC0415 - only this verb needs it
+
+    print(argcomplete.shellcode(["nodeagent"], shell=arguments.shell))
+    return 0

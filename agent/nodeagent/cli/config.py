@@ -1,0 +1,131 @@
+"""Verb `config`: validate a node file, print it with its defaults, its schema, its reference and examples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from nodeagent.cli.output import emit
+from nodeagent.errors import SpecProblem
+from nodeagent.host.paths import NODE_FILE
+
+if TYPE_CHECKING:
+    from nodeagent.spec.reader import Reading
+
+EXAMPLES = """\
+examples:
+  nodeagent config validate /etc/nodeagent/node.yaml
+  nodeagent config example dgx-a100 > node.yaml
+  nodeagent config schema > node.schema.json
+"""
+
+
+def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    """Add `config` and what stands below it."""
+    config = subparsers.add_parser(
+        "config",
+        help="validate a node file, print its schema, an example",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = config.add_subparsers(dest="config_verb", metavar="WHAT", required=True)
+    _add(verbs, common, "validate", "say whether node files are right, or every mistake in them (exit 2)", validate)
+    _add(verbs, common, "show", "print a node file with all defaults filled in", show)
+    _add(verbs, common, "example", "print a commented node file", example)
+    _add(verbs, common, "schema", "print the JSON Schema of the node file", schema)
+    _add(verbs, common, "reference", "print the reference page of the node file (Markdown)", reference)
+    verbs.choices["validate"].add_argument("files", metavar="FILE", nargs="+", help="node file, - for standard input")
+    verbs.choices["show"].add_argument(
+        "file", metavar="FILE", nargs="?", default=NODE_FILE, help="default: %(default)s"
+    )
+    verbs.choices["example"].add_argument(
+        "name", metavar="NAME", nargs="?", default="", help="default: every key there is"
+    )
+    verbs.choices["example"].add_argument("--list", action="store_true", help="print the names of the examples")
+
+
+def _add(verbs: Any, common: argparse.ArgumentParser, name: str, help_text: str, run: Any) -> None:
+    parser = verbs.add_parser(
+        name,
+        parents=[common],
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        epilog=_EPILOGS[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+
+
+_EPILOGS = {
+    "validate": "examples:\n  nodeagent config validate node.yaml\n  nodeagent config validate -o json *.yaml",
+    "show": "examples:\n  nodeagent config show\n  nodeagent config show -o json node.yaml",
+    "example": "examples:\n  nodeagent config example --list\n  nodeagent config example dgx-a100 > node.yaml",
+    "schema": "examples:\n  nodeagent config schema > node.schema.json",
+    "reference": "examples:\n  nodeagent config reference > docs/node-file.md",
+}
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    """Exit 0 if every file is right, 2 if one has a problem; hints do not count."""
+    readings = {file: _examine(file) for file in arguments.files}
+    found = [_entry(problem, "error") for reading in readings.values() for problem in reading.problems]
+    found += [_entry(hint, "hint") for reading in readings.values() for hint in reading.hints]
+    emit(found, arguments.output, lambda: "\n".join(line for item in readings.items() for line in _lines(*item)))
+    return 0 if all(reading.spec for reading in readings.values()) else 2
+
+
+def _examine(file: str) -> Reading:
+    from nodeagent.spec import reader  # noqa: PLC0415 - brings YAML in
+
+    return reader.examine(sys.stdin.read(), "standard input") if file == "-" else reader.examine_file(file)
+
+
+def _entry(problem: SpecProblem, severity: str) -> dict[str, Any]:
+    return {"severity": severity, **asdict(problem)}
+
+
+def _lines(file: str, reading: Reading) -> list[str]:
+    lines = [str(problem) for problem in reading.problems] + [f"{hint} (hint)" for hint in reading.hints]
+    return [*lines, f"{file}: valid"] if reading.spec else lines
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Raises SpecError when the file is wrong."""
+    from nodeagent.spec import reader, render  # noqa: PLC0415 - brings YAML in
+
+    document = render.to_document(reader.read_spec(arguments.file))
+    emit(document, arguments.output, lambda: render.render(document).rstrip())
+    return 0
+
+
+def example(arguments: argparse.Namespace) -> int:
+    """Raises UsageError for an example that does not exist."""
+    from nodeagent.spec import example as examples  # noqa: PLC0415 - only this verb needs it
+
+    if arguments.list:
+        titles = {name: entry.title for name, entry in examples.EXAMPLES.items()}
+        emit(titles, arguments.output, lambda: "\n".join(f"{name:16}{title}" for name, title in titles.items()))
+        return 0
+    text = examples.example_text(arguments.name or examples.EVERY_KEY)
+    document = examples.EXAMPLES[arguments.name or examples.EVERY_KEY].document
+    emit(dict(document), arguments.output, text.rstrip)
+    return 0
+
+
+def schema(arguments: argparse.Namespace) -> int:
+    from nodeagent.spec.json_schema import json_schema  # noqa: PLC0415 - only this verb needs it
+
+    document = json_schema()
+    emit(document, arguments.output, lambda: json.dumps(document, indent=2))
+    return 0
+
+
+def reference(arguments: argparse.Namespace) -> int:
+    from nodeagent.spec.reference import reference_page  # noqa: PLC0415 - only this verb needs it
+
+    page = reference_page()
+    emit({"page": page}, arguments.output, page.rstrip)
+    return 0

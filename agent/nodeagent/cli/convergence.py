@@ -1,0 +1,198 @@
+"""Verbs `plan`, `apply` and `check`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from nodeagent.cli.output import Style, emit, style_for, warn
+from nodeagent.cli.progress import Progress
+from nodeagent.cli.render import plan_text
+from nodeagent.cli.target import add_file_option, add_target_options, spec_of, target_of
+from nodeagent.errors import BlockedError, UsageError
+from nodeagent.host.lock import node_lock
+from nodeagent.plan.convergence import Goal, Outcome, converge, goal_of, survey_owed
+from nodeagent.plan.document import failure_document, plan_document
+from nodeagent.plan.executor import Context
+from nodeagent.plan.journal import Journal
+from nodeagent.plan.model import Plan
+from nodeagent.plan.observing import Observer
+from nodeagent.resources.registry import RESOURCES
+from nodeagent.spec.schema import Disruption, Policy
+
+NOT_AS_WISHED = 3
+FAILED = 1
+BLOCKED = 6
+
+_EXAMPLES = {
+    "plan": "  nodeagent plan\n  nodeagent plan --only mig -o json\n  nodeagent plan --simulate dgx-a100",
+    "apply": "  nodeagent apply\n  nodeagent apply --partial --only mig\n  nodeagent apply --disruption gpu=never",
+    "check": "  nodeagent check && echo as wished\n  nodeagent check -o json",
+}
+
+
+def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    verbs = (
+        ("plan", "show what would be done, why, what it disturbs and what is in the way", run_plan),
+        ("apply", "do it once: nothing at all when something is blocked, unless --partial", run_apply),
+        ("check", "say whether the node is as the file says", run_check),
+    )
+    for name, text, function in verbs:
+        parser = subparsers.add_parser(
+            name,
+            parents=[common],
+            help=text,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=f"exit codes: 0 as the file says, 3 not, 6 blocked\n\nexamples:\n{_EXAMPLES[name]}",
+        )
+        add_file_option(parser)
+        add_target_options(parser)
+        add_goal_options(parser)
+        if name == "apply":
+            add_apply_options(parser)
+        parser.set_defaults(run=function)
+
+
+def add_goal_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", action="append", choices=tuple(RESOURCES), default=[], help="only these sections")
+    add_disruption_option(parser)
+
+
+def add_disruption_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--disruption",
+        action="append",
+        default=[],
+        metavar="KIND=POLICY",
+        help="override the file: gpu, nic or node = never, when-idle or allow",
+    )
+
+
+def add_apply_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--partial", action="store_true", help="do what is not blocked, leave the rest")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and do nothing")
+
+
+def override(disruption: Disruption, words: list[str]) -> Disruption:
+    """The policies with `KIND=POLICY` words applied."""
+    for word in words:
+        kind, _, policy = word.partition("=")
+        if kind not in ("gpu", "nic", "node") or policy not in tuple(Policy):
+            choices = ", ".join(Policy)
+            raise UsageError(f"--disruption {word}: expected gpu, nic or node, =, and one of {choices}")
+        disruption = replace(disruption, **{kind: Policy(policy)})
+    return disruption
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    _, plan = _survey(arguments)
+    show_plan(plan, arguments)
+    return 0 if plan.converged else NOT_AS_WISHED
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    _, plan = _survey(arguments)
+    style = style_for(arguments, sys.stdout)
+    emit(plan_document(plan), arguments.output, lambda: _check_text(plan, style))
+    return 0 if plan.converged else NOT_AS_WISHED
+
+
+def run_apply(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        return run_plan(arguments)
+    target = target_of(arguments)
+    spec, _ = spec_of(arguments, target)
+    goal = goal_of(spec, arguments.only)
+    goal = replace(goal, terms=replace(goal.terms, disruption=override(spec.disruption, arguments.disruption)))
+    with node_lock(target.root), target.observer(spec.loop.nvml_deadline_seconds) as observer:
+        return carry_out(goal, observer, arguments)
+
+
+def carry_out(
+    goal: Goal, observer: Observer, arguments: argparse.Namespace, cycle: Callable[[Goal, Context], Outcome] = converge
+) -> int:
+    """Converge with progress on stderr, print the outcome, and say by the exit code how it ended."""
+    context = Context(observer, Journal(observer.host.files), Progress(style_for(arguments, sys.stderr), sys.stderr))
+    if not arguments.partial:
+        _refuse_if_blocked(goal, context, arguments)
+    outcome = cycle(goal, context)
+    style = style_for(arguments, sys.stdout)
+    emit(outcome_document(outcome), arguments.output, lambda: _outcome_text(outcome, style))
+    return exit_code(outcome)
+
+
+def exit_code(outcome: Outcome) -> int:
+    if outcome.failures:
+        return max(failure.error.exit_code for failure in outcome.failures)
+    if any(entry.blockers for entry in outcome.plan.blocked):
+        return BLOCKED
+    return 0 if outcome.plan.converged else NOT_AS_WISHED
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "stepsTaken": outcome.steps_taken,
+        "rounds": outcome.rounds,
+        "failures": [failure_document(failure) for failure in outcome.failures],
+        "plan": plan_document(outcome.plan),
+    }
+
+
+def direct_status(arguments: argparse.Namespace) -> int:
+    """`status` where no agent runs: look at the node, or only say so when there is no node file."""
+    target = target_of(arguments)
+    warn("no agent is running, looking at the node directly")
+    if not arguments.file and not target.simulated and not os.path.exists(target.default_file):
+        raise UsageError(f"no node file {target.default_file}; name one with --file, or see `nodeagent config example`")
+    arguments.only, arguments.disruption = [], []
+    return run_plan(arguments)
+
+
+def show_plan(plan: Plan, arguments: argparse.Namespace) -> None:
+    document = plan_document(plan)
+    style = style_for(arguments, sys.stdout)
+    emit(document, arguments.output, lambda: plan_text(document, style))
+
+
+def _survey(arguments: argparse.Namespace) -> tuple[Goal, Plan]:
+    target = target_of(arguments)
+    spec, _ = spec_of(arguments, target)
+    goal = goal_of(spec, arguments.only)
+    goal = replace(goal, terms=replace(goal.terms, disruption=override(spec.disruption, arguments.disruption)))
+    with target.observer(spec.loop.nvml_deadline_seconds) as observer:
+        _, plan, goal = survey_owed(goal, Journal(observer.host.files).read(), observer)
+    return goal, plan
+
+
+def _refuse_if_blocked(goal: Goal, context: Context, arguments: argparse.Namespace) -> None:
+    """All or nothing: with somebody in the way, nothing is touched."""
+    _, plan, _ = survey_owed(goal, context.journal.read(), context.observer)
+    blockers = [str(blocker) for entry in plan.blocked for blocker in entry.blockers]
+    if not blockers:
+        return
+    if arguments.output == "table":
+        show_plan(plan, arguments)
+    advice = "nothing was changed; end them, or use --partial for the rest"
+    raise BlockedError("apply", (*dict.fromkeys(blockers), advice))
+
+
+def _check_text(plan: Plan, style: Style) -> str:
+    if plan.converged:
+        return style("good", "the node is as the file says")
+    lines = [f"{step}  ({step.reason})" for transition in plan.transitions for step in transition.acts]
+    lines += [f"{entry.step}: {entry.cause}" for entry in plan.blocked]
+    lines += [f"{obstacle.subject}: {obstacle.problem}" for obstacle in plan.obstacles]
+    return style("warn", f"{len(lines)} difference(s)") + "".join(f"\n  {line}" for line in lines)
+
+
+def _outcome_text(outcome: Outcome, style: Style) -> str:
+    lines = [style("bad", f"failed: {failure}") for failure in outcome.failures]
+    if outcome.plan.converged:
+        done = f"done, {outcome.steps_taken} step(s)" if outcome.steps_taken else "nothing to do"
+        return "\n".join([*lines, style("good", f"{done}: the node is as the file says")])
+    return "\n".join([*lines, plan_text(plan_document(outcome.plan), style)])

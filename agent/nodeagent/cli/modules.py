@@ -1,0 +1,123 @@
+"""Verb `modules`: list, load, unload and reload kernel modules by the same rules as `apply`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from nodeagent.cli.convergence import add_disruption_option, carry_out, override, show_plan
+from nodeagent.cli.output import emit, style_for
+from nodeagent.cli.show import modules_text
+from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
+from nodeagent.host.lock import node_lock
+from nodeagent.plan.convergence import Goal, once, survey
+from nodeagent.plan.model import Plan
+from nodeagent.plan.quiet import KNOWN_SERVICES
+from nodeagent.plan.sequencer import Terms
+from nodeagent.plan.summary import state_document
+from nodeagent.resources.base import Wish
+from nodeagent.resources.kernel_modules import names_of_interest
+from nodeagent.resources.module_sets import UNLOAD_ORDER
+from nodeagent.resources.module_steps import UnloadModule
+from nodeagent.resources.module_verbs import plan_load, plan_reload, plan_unload
+from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.node import NodeState
+
+_EPILOG = """\
+A NAME is a module, or a set: nvidia (the whole GPU stack), rdma (the whole RDMA stack).
+Nothing is touched when something holds on: the holder is named and the exit code is 6.
+
+examples:
+  nodeagent modules list
+  nodeagent modules unload nvidia --dry-run
+  nodeagent modules reload nvidia
+  nodeagent modules load rdma gdrdrv
+"""
+_VERBS = {
+    "list": "loaded modules of the GPU and RDMA stacks, and who holds them",
+    "load": "load modules with all they need, in order",
+    "unload": "unload modules and what stands on them, in order",
+    "reload": "unload and load again, for new options or a new build",
+}
+
+
+def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    parser = subparsers.add_parser(
+        "modules", help="list, load, unload or reload kernel modules safely", epilog=_EPILOG, formatter_class=_FORMATTER
+    )
+    verbs = parser.add_subparsers(dest="operation", metavar="OPERATION", required=True)
+    for name, text in _VERBS.items():
+        verb = verbs.add_parser(
+            name, parents=[common], help=text, description=text, epilog=_EPILOG, formatter_class=_FORMATTER
+        )
+        add_target_options(verb)
+        if name == "list":
+            verb.add_argument("--all", action="store_true", help="every loaded module")
+            verb.set_defaults(run=run_list)
+        else:
+            verb.add_argument("names", nargs="+", metavar="NAME", help="module or set")
+            verb.add_argument("--dry-run", action="store_true", help="show the plan and do nothing")
+            add_file_option(verb)
+            add_disruption_option(verb)
+            verb.set_defaults(run=run_change, partial=False)
+
+
+_FORMATTER = argparse.RawDescriptionHelpFormatter
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    known = tuple(dict.fromkeys(UNLOAD_ORDER))
+    with target_of(arguments).observer() as observer:
+        state = observer.add_holders(observer.observe(known), KNOWN_SERVICES)
+    modules = [entry for entry in state_document(state)["modules"] if arguments.all or entry["name"] in known]
+    style = style_for(arguments, sys.stdout)
+    emit(
+        {"modules": modules}, arguments.output, lambda: modules_text(modules) or style("dim", "none of them is loaded")
+    )
+    return 0
+
+
+def run_change(arguments: argparse.Namespace) -> int:
+    target = target_of(arguments)
+    spec = _spec(arguments, target)
+    goal = _goal(arguments, spec)
+    if arguments.dry_run:
+        with target.observer(spec.loop.nvml_deadline_seconds) as observer:
+            _, plan = survey(observer, goal)
+        show_plan(plan, arguments)
+        return 0
+
+    def proof(plan: Plan) -> Goal:
+        return _loaded_again(goal, plan, spec) if arguments.operation == "reload" else goal
+
+    with node_lock(target.root), target.observer(spec.loop.nvml_deadline_seconds) as observer:
+        return carry_out(goal, observer, arguments, lambda goal, context: once(goal, proof, context))
+
+
+def _spec(arguments: argparse.Namespace, target: Target) -> NodeSpec:
+    """The node file gives parameters and policies; without one, defaults apply."""
+    if arguments.file or os.path.exists(target.default_file):
+        return spec_of(arguments, target)[0]
+    return NodeSpec(version=1)
+
+
+def _goal(arguments: argparse.Namespace, spec: NodeSpec) -> Goal:
+    names = tuple(name.replace("-", "_") for name in arguments.names)
+    wish: Mapping[str, Callable[[NodeState], Wish]] = {
+        "load": lambda state: plan_load(names, spec, state),
+        "unload": lambda state: plan_unload(names, state),
+        "reload": lambda state: plan_reload(names, state, spec),
+    }
+    terms = Terms(override(spec.disruption, arguments.disruption), (*KNOWN_SERVICES, *spec.services))
+    return Goal(lambda state: (wish[arguments.operation](state),), names_of_interest(spec, names), terms)
+
+
+def _loaded_again(goal: Goal, plan: Plan, spec: NodeSpec) -> Goal:
+    """What proves a reload: every module that the plan unloads is there."""
+    steps = (step for transition in plan.transitions for step in transition.steps)
+    names = tuple(dict.fromkeys(step.subject.name for step in steps if isinstance(step, UnloadModule)))
+    return replace(goal, wishes=lambda state: (plan_load(names, spec, state),))

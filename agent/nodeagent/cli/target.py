@@ -1,0 +1,111 @@
+"""Which node a command is about: this machine, or a simulated one in a directory of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nodeagent.errors import UsageError
+from nodeagent.host.paths import NODE_FILE
+from nodeagent.host.ports import Host
+from nodeagent.spec.schema import Loop, NodeSpec
+
+if TYPE_CHECKING:
+    from nodeagent.plan.observing import Observer
+
+DEFAULT_DEADLINE_SECONDS = Loop().nvml_deadline_seconds
+
+
+@dataclass(frozen=True)
+class Target:
+    """A node: `root` is where its file tree stands, `simulated` the profile or ""."""
+
+    root: str
+    simulated: str = ""
+
+    @property
+    def default_file(self) -> str:
+        return self.root.rstrip("/") + NODE_FILE
+
+    def open(self, nvml_deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> Host:
+        """The ports of the node. Creates the simulated node on first use."""
+        if self.simulated:
+            from nodeagent.simulation.node import open_node  # noqa: PLC0415 - never loaded on a real node
+
+            return open_node(self.simulated, self.root).host(nvml_deadline_seconds)
+        from nodeagent.host.local import open_host  # noqa: PLC0415 - a simulated node needs no real adapters
+
+        return open_host(nvml_deadline_seconds)
+
+    @contextmanager
+    def observer(self, nvml_deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> Iterator[Observer]:
+        """The node ready to be observed; ends the NVML worker afterwards."""
+        from nodeagent.plan.observing import Observer  # noqa: PLC0415 - `status` of a running agent needs none of it
+
+        host = self.open(nvml_deadline_seconds)
+        try:
+            yield Observer(host)
+        finally:
+            host.nvml.close()
+
+
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which node")
+    group.add_argument("--simulate", metavar="PROFILE", default="", help="a simulated node, such as dgx-a100")
+    group.add_argument(
+        "--simulate-dir",
+        metavar="DIR",
+        default="",
+        help="directory of the simulated node (default: one per user and profile)",
+    )
+
+
+def add_file_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-f", "--file", default="", help=f"the node file (default: {NODE_FILE}; simulated: the example of the profile)"
+    )
+
+
+def target_of(arguments: argparse.Namespace) -> Target:
+    if not arguments.simulate:
+        if arguments.simulate_dir:
+            raise UsageError("--simulate-dir needs --simulate PROFILE")
+        return Target("/")
+    root = arguments.simulate_dir or default_directory(arguments.simulate)
+    return Target(os.path.abspath(root), arguments.simulate)
+
+
+def default_directory(profile: str) -> str:
+    """Short, because a unix socket below it may have 107 bytes at most."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/nodeagent-{os.getuid()}"  # noqa: S108 - per user, mode 0700
+    if not os.environ.get("XDG_RUNTIME_DIR"):
+        os.makedirs(base, mode=0o700, exist_ok=True)
+    return f"{base}/nodeagent-{profile}"
+
+
+def running_simulations() -> tuple[Target, ...]:
+    """Simulated nodes of this user that an agent runs on, so that `status` finds the only one by itself."""
+    from nodeagent.host.control_client import agent_listens  # noqa: PLC0415 - only `status` asks
+
+    base = Path(default_directory("")).parent
+    nodes = sorted(base.glob("nodeagent-*")) if base.is_dir() else []
+    found = (Target(str(node), node.name.removeprefix("nodeagent-")) for node in nodes)
+    return tuple(target for target in found if agent_listens(target.root))
+
+
+def spec_of(arguments: argparse.Namespace, target: Target) -> tuple[NodeSpec, str]:
+    """The node file and its path; a simulated node gets its profile's example when it has no file yet."""
+    from nodeagent.spec.reader import read_spec  # noqa: PLC0415 - verbs without a file do not load YAML
+
+    path = arguments.file or target.default_file
+    if target.simulated and not arguments.file and not os.path.exists(path):
+        from nodeagent.spec.example import example  # noqa: PLC0415 - once per simulated node
+
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(path).write_text(example(target.simulated), encoding="utf-8")
+    return read_spec(path), os.path.abspath(path)

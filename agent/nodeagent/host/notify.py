@@ -1,0 +1,51 @@
+"""Messages to the service manager (sd_notify(3)): readiness, status, reloading, and a watchdog fed by real progress."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+
+class Notifier:
+    """Talks to the socket in NOTIFY_SOCKET; does nothing where there is none.
+
+    The variables are taken out of the environment, so that children do not speak for the agent.
+    """
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        self._address = environment.pop("NOTIFY_SOCKET", "")
+        microseconds = environment.pop("WATCHDOG_USEC", "")
+        owner = environment.pop("WATCHDOG_PID", "")
+        for_us = not owner or owner == str(os.getpid())
+        self.watchdog_seconds = int(microseconds) / 1e6 if microseconds.isdigit() and for_us else None
+
+    def ready(self, status: str) -> None:
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def status(self, text: str) -> None:
+        self._send(f"STATUS={text}")
+
+    def reloading(self) -> None:
+        """Needs the time since boot (sd_notify(3), MONOTONIC_USEC), or Type=notify-reload would wait for ever."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def progress(self) -> None:
+        """Feed the watchdog. Only the loop itself may call this, after it has got something done."""
+        if self.watchdog_seconds is not None:
+            self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            try:
+                sender.connect(address)
+                sender.sendall(message.encode())
+            except OSError:
+                return  # a service manager that went away must not take the node's agent with it

@@ -1,0 +1,227 @@
+"""Reading GPUs through NVML: pure look-ups on handles that the caller opened; nothing is kept between calls.
+
+Handles of GPU and compute instances die with the instance and may be reused by the driver, so none leaves this module
+except to be used at once. All functions raise pynvml.NVMLError; the session turns it into a HostError.
+
+Sources: nvml.h (group nvmlMultiInstanceGPU), MIG User Guide.
+"""
+
+from __future__ import annotations
+
+from ctypes import byref, c_uint
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pynvml
+
+from nodeagent.host import nvml_errors
+from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance, GpuSample, MigMode, MigProfile, Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_FIELD_RESETLESS_MIG = 184  # NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED
+_PROFILE_ENUM_END = 64  # far above NVML_GPU_INSTANCE_PROFILE_COUNT, which grows with every board family
+_INSTANCES_MAX = 16  # above any instanceCount; some drivers report too small a count for A30
+_ABSENT = (nvml_errors.NOT_SUPPORTED, nvml_errors.FUNCTION_NOT_FOUND, nvml_errors.NO_PERMISSION, 21, 25)
+_MODES = {0: MigMode.DISABLED, 1: MigMode.ENABLED}
+
+
+class LiveInstance(NamedTuple):
+    """A GPU instance with the handle to change it, valid until anything on this GPU changes."""
+
+    handle: Any
+    value: GpuInstance
+    compute_handles: tuple[Any, ...]
+
+
+def optional(read: Callable[..., Any], *arguments: Any) -> Any:
+    """What NVML says, None where this board, driver or privilege does not offer it."""
+    try:
+        return read(*arguments)
+    except pynvml.NVMLError as error:
+        if error.value in _ABSENT:
+            return None
+        raise
+
+
+def pci_address(handle: Any) -> str:
+    """PCI address as the kernel writes it, `0000:3b:00.0`; NVML has an eight-digit upper-case domain."""
+    info = pynvml.nvmlDeviceGetPciInfo(handle)
+    return f"{info.domain:04x}:{info.bus:02x}:{info.device:02x}.0"
+
+
+def mig_modes(handle: Any) -> tuple[MigMode, MigMode]:
+    """Current and pending MIG mode; they differ while a change waits for a reset."""
+    modes = optional(pynvml.nvmlDeviceGetMigMode, handle)
+    if modes is None:
+        return MigMode.UNSUPPORTED, MigMode.UNSUPPORTED
+    return _MODES[modes[0]], _MODES[modes[1]]
+
+
+def processes(handle: Any) -> tuple[int, ...]:
+    """PIDs of compute and graphics processes on a GPU or MIG device, empty without the privilege to see them."""
+    compute = optional(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle) or ()
+    graphics = optional(pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3, handle) or ()
+    return tuple(sorted({process.pid for process in (*compute, *graphics)}))
+
+
+def _walk(profile_info: Callable[[int], Any]) -> Iterator[Any]:
+    """Profile infos by rising enum until the enum ends; NOT_SUPPORTED is a hole, or MIG off on old drivers."""
+    for number in range(_PROFILE_ENUM_END):
+        try:
+            yield profile_info(number)
+        except pynvml.NVMLError as error:
+            if error.value in (nvml_errors.INVALID_ARGUMENT, nvml_errors.FUNCTION_NOT_FOUND):
+                return
+            if error.value != nvml_errors.NOT_SUPPORTED:
+                raise
+
+
+def profile_name(info: Any) -> str:
+    """The driver's own profile name without its prefix: `MIG 1g.5gb+me` is `1g.5gb+me`."""
+    return str(info.name).removeprefix("MIG ")
+
+
+def gpu_profile_infos(handle: Any) -> tuple[Any, ...]:
+    """NVML's GPU instance profiles of a GPU; empty where the driver cannot list them while MIG is off."""
+    return tuple(_walk(lambda number: pynvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, number)))
+
+
+def compute_profile_infos(instance: Any) -> tuple[Any, ...]:
+    """NVML's compute instance profiles of a GPU instance, for the shared engine profile (0, the only one)."""
+    read = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo
+    return tuple(_walk(lambda number: read(instance, number, 0)))
+
+
+def placements(handle: Any, profile_id: int) -> tuple[Placement, ...]:
+    """Every legal placement of a profile, whether free or not; empty without the privilege to ask."""
+    count = c_uint(0)
+    ask = pynvml.nvmlDeviceGetGpuInstancePossiblePlacements
+    if optional(ask, handle, profile_id, None, byref(count)) is None or not count.value:
+        return ()
+    found = (pynvml.c_nvmlGpuInstancePlacement_t * count.value)()
+    ask(handle, profile_id, found, byref(count))
+    return tuple(sorted(Placement(place.start, place.size) for place in found[: count.value]))
+
+
+def mig_profile(handle: Any, info: Any) -> MigProfile:
+    return MigProfile(
+        name=profile_name(info),
+        profile_id=info.id,
+        slice_count=info.sliceCount,
+        instance_count=info.instanceCount,
+        memory_mib=info.memorySizeMB,  # nvml.h says MB and means MiB
+        placements=placements(handle, info.id),
+    )
+
+
+def _handles(read: Callable[..., Any], parent: Any, profile_id: int, kind: Any) -> list[Any]:
+    """NVML lists instances one profile at a time into a buffer of the caller."""
+    buffer, count = (kind * _INSTANCES_MAX)(), c_uint(_INSTANCES_MAX)
+    try:
+        read(parent, profile_id, buffer, byref(count))
+    except pynvml.NVMLError as error:
+        # A missing privilege is not "none there": planning on it would create what already exists.
+        if error.value == nvml_errors.NOT_SUPPORTED:
+            return []
+        raise
+    return list(buffer[: count.value])
+
+
+def _compute_instances(instance: Any) -> Iterator[tuple[Any, ComputeInstance]]:
+    for info in compute_profile_infos(instance):
+        read = pynvml.nvmlGpuInstanceGetComputeInstances
+        for handle in _handles(read, instance, info.id, pynvml.c_nvmlComputeInstance_t):
+            found = pynvml.nvmlComputeInstanceGetInfo(handle)
+            uuid = pynvml.nvmlDeviceGetUUID(found.device)  # found.device is the MIG device itself
+            yield handle, ComputeInstance(profile_name(info), found.id, uuid, processes(found.device))
+
+
+def _live_instance(handle: Any, profile: Any) -> LiveInstance:
+    found = pynvml.nvmlGpuInstanceGetInfo(handle)
+    computes = tuple(_compute_instances(handle))
+    value = GpuInstance(
+        profile=profile_name(profile),
+        profile_id=found.profileId,
+        placement=Placement(found.placement.start, found.placement.size),
+        gi_id=found.id,
+        compute_instances=tuple(instance for _, instance in computes),
+    )
+    return LiveInstance(handle, value, tuple(compute for compute, _ in computes))
+
+
+def live_instances(handle: Any) -> tuple[LiveInstance, ...]:
+    """Every GPU instance by placement, also those without a compute instance, which users cannot see."""
+    found = [
+        _live_instance(instance, info)
+        for info in gpu_profile_infos(handle)
+        for instance in _handles(pynvml.nvmlDeviceGetGpuInstances, handle, info.id, pynvml.c_nvmlGpuInstance_t)
+    ]
+    return tuple(sorted(found, key=lambda instance: instance.value.placement))
+
+
+def _is_resetless(handle: Any) -> bool:
+    """Whether the MIG mode changes without a reset; never judged by the product name."""
+    values = optional(pynvml.nvmlDeviceGetFieldValues, handle, [_FIELD_RESETLESS_MIG])
+    return values is not None and values[0].nvmlReturn == 0 and bool(values[0].value.uiVal)
+
+
+def read_gpu(handle: Any, index: int) -> Gpu:
+    """The whole state of one GPU; `index` is NVML's, which may change with any reset."""
+    current, pending = mig_modes(handle)
+    has_mig = current is not MigMode.UNSUPPORTED
+    minor = optional(pynvml.nvmlDeviceGetMinorNumber, handle)
+    return Gpu(
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        index=index,
+        minor=index if minor is None else minor,
+        pci_address=pci_address(handle),
+        product=pynvml.nvmlDeviceGetName(handle),
+        memory_total_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+        mig_mode=current,
+        pending_mig_mode=pending,
+        resetless_mig=has_mig and _is_resetless(handle),
+        profiles=tuple(mig_profile(handle, info) for info in gpu_profile_infos(handle)) if has_mig else (),
+        instances=_instances(handle) if current is MigMode.ENABLED else (),
+        pids=processes(handle),
+    )
+
+
+def _instances(handle: Any) -> tuple[GpuInstance, ...]:
+    return tuple(instance.value for instance in live_instances(handle))
+
+
+def _memory(handle: Any) -> tuple[int | None, int | None, int | None]:
+    """Used, free and reserved bytes; before driver 510 reserved memory is counted as used."""
+    memory = optional(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    if memory is not None:
+        return memory.used, memory.free, memory.reserved
+    memory = optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    return (None, None, None) if memory is None else (memory.used, memory.free, None)
+
+
+def _temperature(handle: Any) -> int | None:
+    """GPU temperature in degrees Celsius; the second call is for drivers that lack the first."""
+    value = optional(pynvml.nvmlDeviceGetTemperatureV, handle, pynvml.NVML_TEMPERATURE_GPU)
+    if value is None:
+        value = optional(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+    return None if value is None else int(value)
+
+
+def read_sample(handle: Any) -> GpuSample:
+    """Telemetry of one GPU; utilisation is absent on a GPU with MIG enabled, as NVML defines it."""
+    used, free, reserved = _memory(handle)
+    utilization = optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    return GpuSample(
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        memory_used_bytes=used,
+        memory_free_bytes=free,
+        memory_reserved_bytes=reserved,
+        utilization_gpu_percent=None if utilization is None else utilization.gpu,
+        utilization_memory_percent=None if utilization is None else utilization.memory,
+        temperature_celsius=_temperature(handle),
+        power_milliwatts=optional(pynvml.nvmlDeviceGetPowerUsage, handle),
+        energy_millijoules=optional(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle),
+        sm_clock_mhz=optional(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        memory_clock_mhz=optional(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+    )

@@ -1,0 +1,210 @@
+"""The NVML port over a worker process: every call has a deadline, and a GPU that hangs costs only itself.
+
+A call into a dying GPU can block in the kernel for ever, and no thread can be cancelled there. So NVML lives in a
+process of its own. A worker that misses its deadline is killed and replaced, the GPU it was reading is fenced off for a
+growing time, and the others are read by the next worker. A worker that even SIGKILL does not end (it sits in the
+kernel) stays behind; with two of those no further one is started.
+
+Releasing ends the process: that surely lets go of every device file, and the next worker loads the library that
+belongs to a driver which may have been replaced in between. `python -m nodeagent.host.nvml_worker` is the worker.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from nodeagent.errors import DeadlineError, HostError
+from nodeagent.host import nvml_serve
+from nodeagent.host.nvml_fences import Fences
+from nodeagent.host.nvml_process import Launch, Worker, WorkerLostError
+from nodeagent.host.ports import GpuFault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from nodeagent.state.gpu import Gpu, GpuSample, Placement
+
+_STUCK_MAX = 2
+_START_SECONDS = 10.0  # at least: NVML's start attaches all GPUs, 2 s and more without persistence
+_CHANGE_SECONDS = 120.0  # at least: a MIG mode change resets the GPU, 4 s when well
+_FENCE_DEADLINES = 3  # a fence first stands for so many deadlines: a hanging GPU takes at most a third of the time
+
+
+class WorkerNvml:
+    """`ports.Nvml` over a worker process that is started when first needed; may be called from several threads.
+
+    `library` and `environment` are the worker's: which libnvidia-ml.so.1 (None: the system's), and variables added to
+    ours. `deadline_seconds` is for one call that reads; starting and changing take longer and have more. `launch` and
+    `monotonic` replace the process and the clock in tests.
+    """
+
+    def __init__(
+        self,
+        library: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        deadline_seconds: float = 10.0,
+        launch: Callable[[], Worker] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._launch = launch or Launch(library, dict(environment or {}))
+        self._deadline = deadline_seconds
+        self._lock = threading.RLock()
+        self._worker: Worker | None = None
+        self._in_session = False
+        self._identified: dict[int, str] = {}
+        self._named: set[int] = set()  # indices identified in the present session
+        self._stuck: list[Worker] = []
+        self._fences = Fences(deadline_seconds * _FENCE_DEADLINES, monotonic)
+
+    def pid(self) -> int | None:
+        worker = self._worker
+        return worker.pid if worker is not None and self._in_session else None
+
+    def gpus(self) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
+        return self._each("read")
+
+    def samples(self) -> tuple[GpuSample, ...]:
+        return self._each("sample")[0]
+
+    def set_mig_mode(self, uuid: str, enabled: bool) -> None:
+        self._change(f"{'enable' if enabled else 'disable'} MIG on", "set_mig_mode", uuid, enabled)
+
+    def create_gpu_instance(self, uuid: str, profile: str, placement: Placement) -> None:
+        self._change(f"create instance {profile} on", "create_gpu_instance", uuid, profile, placement)
+
+    def destroy_gpu_instance(self, uuid: str, placement: Placement) -> None:
+        self._change("destroy instance on", "destroy_gpu_instance", uuid, placement)
+
+    def release(self) -> None:
+        """End the worker. DeadlineError when it hangs in the driver and still holds the devices."""
+        with self._lock:
+            if self._in_session and self._worker is not None:
+                # Whatever goes wrong here, ending the process closes what it had open.
+                with suppress(HostError, TimeoutError, WorkerLostError):
+                    self._worker.ask("release", (), self._deadline)
+            self._fences.clear()  # what comes next may be another driver, and the indices may mean other GPUs
+            stuck = self._drop()
+            if stuck is not None:
+                raise DeadlineError("release", "NVML", f"process {stuck.pid} hangs in the driver", "reboot the node")
+
+    def close(self) -> None:
+        self.release()
+
+    def unfence(self) -> None:
+        """Try every fenced GPU again at the next reading, as after a reset."""
+        with self._lock:
+            self._fences.clear()
+
+    def _each(self, method: str) -> tuple[tuple[Any, ...], tuple[GpuFault, ...]]:
+        with self._lock:
+            count = self._call("count", (), self._deadline, ("count", "gpus"))
+            self._fences.counted(count)
+            answers = [self._one(method, index) for index in range(count)]
+        values = tuple(answer for answer in answers if not isinstance(answer, GpuFault))
+        return values, tuple(answer for answer in answers if isinstance(answer, GpuFault))
+
+    def _one(self, method: str, index: int) -> Any:
+        """One GPU's value, or its fault."""
+        fence = self._fences.standing(index)
+        if fence is not None:
+            return fence.fault
+        try:
+            value = self._read(method, index)
+        except TimeoutError:
+            return self._fence_off(index, f"no answer within {self._deadline:g} s")
+        except WorkerLostError as error:
+            return self._fence_off(index, f"reading it ended the worker: {error}")
+        self._fences.take_down(index)
+        return value
+
+    def _read(self, method: str, index: int) -> Any:
+        """Ask a worker with an open session; once more where the first one turns out to be gone."""
+        try:
+            return self._ask_about(method, index)
+        except WorkerLostError:
+            self._drop()
+            return self._ask_about(method, index)
+
+    def _ask_about(self, method: str, index: int) -> Any:
+        worker = self._opened()  # its errors concern the driver, not this GPU
+        try:
+            if index not in self._named:
+                self._identified[index] = worker.ask("identify", (index,), self._deadline)
+                self._named.add(index)
+            return worker.ask(method, (index,), self._deadline)
+        except HostError as error:
+            return GpuFault(self._uuid(index), error.reason)
+
+    def _uuid(self, index: int) -> str:
+        return self._identified.get(index, f"index {index}")
+
+    def _fence_off(self, index: int, reason: str) -> GpuFault:
+        return self._fences.put_up(index, self._uuid(index), reason, self._drop()).fault
+
+    def _change(self, operation: str, method: str, uuid: str, *arguments: Any) -> None:
+        subject = f"gpu {uuid}"
+        with self._lock:
+            fence = self._fences.of(uuid)
+            if fence is not None:
+                raise DeadlineError(operation, subject, fence.fault.reason)
+            deadline = max(self._deadline, _CHANGE_SECONDS)
+            self._call(method, (uuid, *arguments), deadline, (operation, subject))
+
+    def _call(self, method: str, arguments: tuple[Any, ...], deadline_seconds: float, about: tuple[str, str]) -> Any:
+        """Ask what no single GPU can be blamed for."""
+        worker = self._opened()
+        try:
+            return worker.ask(method, arguments, deadline_seconds)
+        except TimeoutError as error:
+            self._drop()
+            raise DeadlineError(*about, f"no answer within {deadline_seconds:g} s", "the driver may hang") from error
+        except WorkerLostError as error:
+            self._drop()
+            raise HostError(*about, f"the NVML worker is gone: {error}", "the next call starts another") from error
+
+    def _opened(self) -> Worker:
+        """A live worker with an open session."""
+        if self._worker is not None and not self._worker.alive():
+            self._drop()
+        if self._worker is None:
+            self._refuse_when_stuck()
+            self._worker = self._launch()
+        if not self._in_session:
+            self._open(self._worker)
+        return self._worker
+
+    def _open(self, worker: Worker) -> None:
+        deadline = max(self._deadline, _START_SECONDS)
+        try:
+            worker.ask("open", (), deadline)
+        except TimeoutError as error:
+            self._drop()
+            raise DeadlineError("open", "NVML", f"no answer within {deadline:g} s", "the driver may hang") from error
+        except WorkerLostError as error:
+            self._drop()
+            raise HostError("open", "NVML", f"the worker is gone: {error}") from error
+        self._in_session = True
+
+    def _refuse_when_stuck(self) -> None:
+        self._stuck = [worker for worker in self._stuck if worker.alive()]
+        if len(self._stuck) >= _STUCK_MAX:
+            pids = ", ".join(str(worker.pid) for worker in self._stuck)
+            reason = f"the driver is unresponsive: processes {pids} hang in it"
+            raise DeadlineError("start", "nvml worker", reason, "look for Xid in the kernel log; reboot the node")
+
+    def _drop(self) -> Worker | None:
+        """End the present worker; returned when the kernel does not let it go."""
+        worker, self._worker, self._in_session = self._worker, None, False
+        self._named.clear()
+        if worker is None or worker.end():
+            return None
+        self._stuck.append(worker)
+        return worker
+
+
+if __name__ == "__main__":
+    nvml_serve.main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)

@@ -1,0 +1,61 @@
+"""PCI functions that matter here: GPUs, NVSwitches and network controllers.
+
+Source: Documentation/ABI/testing/sysfs-bus-pci.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from nodeagent.host.paths import SYS_PCI_DEVICES
+from nodeagent.host.ports import Files
+from nodeagent.state.network import PciFunction
+
+VENDORS = frozenset({"10de", "15b3"})  # NVIDIA, Mellanox (pci.ids)
+# Base classes of network (with InfiniBand, 0207) and display controllers; 0680 is "other bridge", which NVSwitch uses.
+CLASSES = ("02", "03", "0680")
+NO_OVERRIDE = "(null)"
+
+
+def read_pci(files: Files) -> Mapping[str, PciFunction]:
+    """The functions by address; those of other kinds are left out, so that a pass stays cheap."""
+    found = (_read_function(files, address) for address in files.names(SYS_PCI_DEVICES))
+    return MappingProxyType({function.address: function for function in found if function is not None})
+
+
+def is_relevant(vendor: str, class_code: str) -> bool:
+    """Whether a function is one the agent deals with; ids are lower-case hex without prefix."""
+    return vendor in VENDORS or class_code.startswith(CLASSES)
+
+
+def parse_id(text: str | None) -> str:
+    """`0x10DE` as the kernel writes it -> `10de`."""
+    return (text or "").strip().lower().removeprefix("0x")
+
+
+def _read_function(files: Files, address: str) -> PciFunction | None:
+    directory = f"{SYS_PCI_DEVICES}/{address}"
+    vendor = parse_id(files.read_optional(f"{directory}/vendor"))
+    class_code = parse_id(files.read_optional(f"{directory}/class"))
+    if not is_relevant(vendor, class_code):
+        return None
+    override = (files.read_optional(f"{directory}/driver_override") or "").strip()
+    return PciFunction(
+        address=address,
+        vendor=vendor,
+        device=parse_id(files.read_optional(f"{directory}/device")),
+        class_code=class_code,
+        driver=files.target(f"{directory}/driver") or "",
+        driver_override="" if override == NO_OVERRIDE else override,
+        numa_node=parse_numa_node(files.read_optional(f"{directory}/numa_node")),
+        iommu_group=files.target(f"{directory}/iommu_group") or "",
+    )
+
+
+def parse_numa_node(text: str | None) -> int:
+    """The node's number, -1 where firmware does not say."""
+    try:
+        return int(text or "-1")
+    except ValueError:
+        return -1

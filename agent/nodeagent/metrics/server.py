@@ -1,0 +1,197 @@
+"""The HTTP server of /metrics: it sends bytes that are ready, so a scrape costs no hardware access and takes no lock.
+
+/metrics the snapshot, /healthz 200 while the process serves, /readyz 200 once there is a snapshot, / a page of links.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import selectors
+import socket
+import socketserver
+import sys
+import threading
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
+
+from nodeagent.errors import BusyError, DeniedError, HostError
+from nodeagent.metrics.exposition import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nodeagent.metrics.snapshot import Snapshot
+
+_CONNECTIONS_MAX = 64  # each costs a thread; Prometheus keeps one or two open
+_TEXT = "text/plain; charset=utf-8"
+_PAGE = b"""<!DOCTYPE html>
+<html lang="en"><head><title>nodeagent</title></head>
+<body><h1>nodeagent</h1>
+<ul>
+<li><a href="/metrics">metrics</a></li>
+<li><a href="/healthz">healthz</a></li>
+<li><a href="/readyz">readyz</a></li>
+</ul>
+</body></html>
+"""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes; the second must not wait for an acknowledgement
+    timeout = 30  # seconds a client may take to send a request or accept our bytes, and to stay idle between two
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._metrics()
+        elif path == "/healthz":
+            self._send(HTTPStatus.OK, b"ok\n", _TEXT)
+        elif path == "/readyz":
+            ready = self.server.source() is not None
+            status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+            self._send(status, b"ready\n" if ready else b"no snapshot yet\n", _TEXT)
+        elif path == "/":
+            self._send(HTTPStatus.OK, _PAGE, "text/html; charset=utf-8")
+        else:
+            self._send(HTTPStatus.NOT_FOUND, b"not found; there are /metrics, /healthz, /readyz\n", _TEXT)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _metrics(self) -> None:
+        snapshot = self.server.source()
+        if snapshot is None:
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, b"no snapshot yet\n", _TEXT)
+        elif _accepts_gzip(self.headers.get("Accept-Encoding", "")):
+            self._send(HTTPStatus.OK, snapshot.compressed, CONTENT_TYPE, "gzip")
+        else:
+            self._send(HTTPStatus.OK, snapshot.body, CONTENT_TYPE)
+
+    def _send(self, status: HTTPStatus, body: bytes, content_type: str, encoding: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Vary", "Accept-Encoding")
+        if encoding:
+            self.send_header("Content-Encoding", encoding)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def version_string(self) -> str:
+        return "nodeagent"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
+        """Scrapes are not news."""
+
+
+def _accepts_gzip(accepted: str) -> bool:
+    """Whether an Accept-Encoding header takes gzip: named, and not with a weight of 0."""
+    for entry in accepted.lower().split(","):
+        coding, _, weight = entry.partition(";")
+        if coding.strip() in ("gzip", "*"):
+            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    timeout = 1  # seconds in handle_request, for a client that is gone before it is accepted
+    request_queue_size = 128  # with fewer, many scrapers at once see refused or 1 s late connections
+
+    def __init__(self, family: socket.AddressFamily, address: Any, source: Callable[[], Snapshot | None]) -> None:
+        self.address_family = family
+        self.source = source
+        self._open: set[Any] = set()
+        super().__init__(address, _Handler)  # may fail, and then there is nothing of ours to close
+        self._wake, self._waker = socket.socketpair()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base class's signature
+        return len(self._open) < _CONNECTIONS_MAX
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
+        """A client that went away is its own affair; anything else is a defect and goes to the log."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            logging.getLogger(__name__).error("request of %s", client_address, exc_info=error)
+
+    def serve_until_stopped(self) -> None:
+        """As serve_forever, without waking twice a second to see whether to stop."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            selector.register(self._wake, selectors.EVENT_READ)
+            while all(key.fileobj is not self._wake for key, _ in selector.select()):
+                self.handle_request()
+
+    def stop(self) -> None:
+        self._waker.close()
+
+    def disconnect(self) -> None:
+        """Stop listening and end what is connected."""
+        self.server_close()
+        self._wake.close()
+        for connection in tuple(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class MetricsServer:
+    """A running server; `address` is where it listens, `127.0.0.1:9400` or `[::1]:9400`."""
+
+    def __init__(self, server: _Server) -> None:
+        host, port = server.server_address[:2]
+        self.address = f"[{host!s}]:{port}" if server.address_family == socket.AF_INET6 else f"{host!s}:{port}"
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_until_stopped, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening and end open connections."""
+        self._server.stop()
+        self._thread.join()
+        self._server.disconnect()
+
+
+def serve(listen: str, source: Callable[[], Snapshot | None]) -> MetricsServer:
+    """Serve on `HOST:PORT` or `[IPV6]:PORT`, port 0 for any free one; `source` gives the latest snapshot or None.
+
+    BusyError: something else listens there. DeniedError: a port below 1024 without the privilege. HostError otherwise.
+    """
+    host, port = _split(listen)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return MetricsServer(_Server(family, address, source))
+    except PermissionError as error:
+        raise DeniedError("listen on", listen, "permission denied", "take a port from 1024 upwards") from error
+    except OSError as error:
+        raise _refusal(listen, error) from error
+
+
+def _refusal(listen: str, error: OSError) -> HostError:
+    if error.errno == errno.EADDRINUSE:
+        return BusyError("listen on", listen, "the port is in use", "set metrics.listen to a free one, or to empty")
+    return HostError(
+        "listen on", listen, error.strerror or str(error), "metrics.listen must be an address of this node"
+    )
+
+
+def _split(listen: str) -> tuple[str | None, int]:
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
+        raise HostError("listen on", listen, "not an address with a port", "write HOST:PORT or [IPV6]:PORT")
+    return host.strip("[]") or None, int(port)

@@ -1,0 +1,105 @@
+"""The one cycle: observe, plan, execute, observe again, until the plan is empty or nothing more can be done now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from nodeagent.plan.executor import Context, Failure, Result, execute
+from nodeagent.plan.model import Plan
+from nodeagent.plan.observing import Observer
+from nodeagent.plan.quiet import KNOWN_SERVICES
+from nodeagent.plan.sequencer import Terms, sequence
+from nodeagent.resources.base import Step, Wish
+from nodeagent.resources.kernel_modules import names_of_interest
+from nodeagent.resources.registry import RESOURCES
+from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.node import NodeState
+
+MAX_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted: wishes as a pure function of the state, the modules to look up, and the terms."""
+
+    wishes: Callable[[NodeState], tuple[Wish, ...]]
+    interest: tuple[str, ...]
+    terms: Terms
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a convergence ended: the last state and its plan, and what was done on the way."""
+
+    state: NodeState
+    plan: Plan
+    results: tuple[Result, ...] = ()
+    rounds: int = 0
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        return tuple(failure for result in self.results for failure in result.failures)
+
+    @property
+    def steps_taken(self) -> int:
+        return sum(len(result.acted) for result in self.results)
+
+
+def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
+    """The node file as a goal; `only` limits it to some resources by name (see registry.RESOURCES)."""
+    chosen = tuple(only) or tuple(RESOURCES)
+
+    def wishes(state: NodeState) -> tuple[Wish, ...]:
+        return tuple(RESOURCES[name](spec, state) for name in chosen)
+
+    services = (*KNOWN_SERVICES, *spec.services)
+    return Goal(wishes, names_of_interest(spec), Terms(spec.disruption, services))
+
+
+def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
+    """Observe and plan. Who holds what is observed only if some step must have things quiet, or something is owed."""
+    state = observer.observe(goal.interest)
+    wishes = goal.wishes(state)
+    if goal.terms.owed or any(step.claims for wish in wishes for step in wish.steps):
+        state = observer.add_holders(state, goal.terms.services)
+        wishes = goal.wishes(state)
+    return state, sequence(wishes, state, goal.terms)
+
+
+def converge(goal: Goal, context: Context) -> Outcome:
+    """Carry out plans until one is empty, nothing can be done, or something failed; blocked steps stay untouched."""
+    results: list[Result] = []
+    for round_ in range(MAX_ROUNDS):
+        state, plan, goal = _survey_settled(goal, context)
+        done = Outcome(state, plan, tuple(results), round_)
+        if not plan.transitions or context.stop() or done.failures:
+            return done
+        ready = (transition for transition in plan.transitions if not context.stop())
+        results.extend(execute(transition, context, goal.terms.owed) for transition in ready)
+    state, plan, _ = _survey_settled(goal, context)
+    return Outcome(state, plan, tuple(results), MAX_ROUNDS)
+
+
+def once(goal: Goal, proof: Callable[[Plan], Goal], context: Context) -> Outcome:
+    """Carry out one plan, then survey the goal that proves it: a reload, say, cannot be seen in the node's state."""
+    _, plan, goal = _survey_settled(goal, context)
+    results = tuple(execute(transition, context, goal.terms.owed) for transition in plan.transitions)
+    state, left, _ = _survey_settled(proof(plan), context)
+    return Outcome(state, left, results, 1)
+
+
+def survey_owed(goal: Goal, owed: tuple[Step, ...], observer: Observer) -> tuple[NodeState, Plan, Goal]:
+    """Survey with what an interrupted run owes; the goal comes back with what the node shows to be still missing."""
+    state, plan = survey(observer, replace(goal, terms=replace(goal.terms, owed=owed)))
+    still = tuple(step for step in owed if not step.satisfied(state))
+    return state, plan, replace(goal, terms=replace(goal.terms, owed=still))
+
+
+def _survey_settled(goal: Goal, context: Context) -> tuple[NodeState, Plan, Goal]:
+    """As `survey_owed`, and what is no longer owed is struck off the journal."""
+    owed = context.journal.read()
+    state, plan, goal = survey_owed(goal, owed, context.observer)
+    if goal.terms.owed != owed:
+        context.journal.settle(goal.terms.owed)
+    return state, plan, goal

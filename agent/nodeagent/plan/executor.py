@@ -1,0 +1,164 @@
+"""Carries out one transition: journals each step before taking it, undoes failures, restores what was quiesced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nodeagent.errors import HostError
+from nodeagent.plan.journal import Journal, Phase, Status
+from nodeagent.plan.model import Transition
+from nodeagent.plan.observing import Observer
+from nodeagent.resources.base import Step
+from nodeagent.state.things import Thing
+
+
+class Report(Protocol):
+    """Who is told about progress, step by step."""
+
+    def started(self, phase: Phase, step: Step) -> None: ...
+
+    def finished(self, phase: Phase, step: Step, error: HostError | None) -> None: ...
+
+    def skipped(self, step: Step, reason: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step the host refused, and in which phase."""
+
+    phase: Phase
+    step: Step
+    error: HostError
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.error}" if self.phase is Phase.ACT else f"{self.phase} {self.step}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run works with. `stop` is asked between acts: when it says yes, no further act begins."""
+
+    observer: Observer
+    journal: Journal
+    report: Report
+    stop: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class _Run:
+    """The running transition: what happened so far."""
+
+    context: Context
+    failures: list[Failure] = field(default_factory=list)
+    done: list[Step] = field(default_factory=list)
+
+    def take(self, phase: Phase, step: Step) -> bool:
+        self.context.journal.note(phase, step, Status.INTENT)
+        self.context.report.started(phase, step)
+        try:
+            step.apply(self.context.observer.host)
+        except HostError as error:
+            self.failures.append(Failure(phase, step, error))
+            self.context.report.finished(phase, step, error)
+            self.context.journal.note(phase, step, Status.FAILED)
+            return False
+        self.context.report.finished(phase, step, None)
+        self.context.journal.note(phase, step, Status.DONE)
+        return True
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a transition. `failed_units` are to be backed off; `acted` are the acts that stand."""
+
+    acted: tuple[Step, ...]
+    failures: tuple[Failure, ...]
+    stopped: bool = False
+
+    @property
+    def failed_units(self) -> frozenset[str]:
+        return frozenset(failure.step.unit for failure in self.failures)
+
+
+def execute(transition: Transition, context: Context, owed: Sequence[Step] = ()) -> Result:
+    """Carry out the transition. A refusal of the host is never raised: failures are in the result.
+
+    `owed` is what an earlier, interrupted transition still owes; it stays in the journal until the node is seen to have
+    it. When told to stop, no further act begins, half-done units are undone, and what was quiesced is restored.
+    """
+    run = _Run(context)
+    context.journal.begin(transition, owed)
+    quieted = _quiesce(run, transition)
+    ready = len(quieted) == len(transition.quiesce)
+    acted, stopped = _act(run, transition.acts) if ready else ((), False)
+    _restore(run, transition, quieted)
+    context.journal.end()
+    return Result(acted, tuple(run.failures), stopped)
+
+
+def _quiesce(run: _Run, transition: Transition) -> tuple[Thing, ...]:
+    """Subjects that let go, up to the first that would not."""
+    quieted: list[Thing] = []
+    for step in transition.quiesce:
+        if not run.take(Phase.QUIESCE, step):
+            for act in transition.acts:
+                run.context.report.skipped(act, f"{step} failed")
+            break
+        quieted.append(step.subject)
+    return tuple(quieted)
+
+
+def _act(run: _Run, acts: Sequence[Step]) -> tuple[tuple[Step, ...], bool]:
+    """Take the acts in order; undo the unit of one that fails and skip what comes after it."""
+    acted: list[Step] = []
+    lost: set[Thing] = set()
+    lost_units: set[str] = set()
+    for step in acts:
+        if run.context.stop():
+            return _finish_units(run, acts, acted), True
+        if step.unit in lost_units or lost.intersection((step.subject, *step.after)):
+            run.context.report.skipped(step, "a step before it failed")
+            lost.add(step.subject)
+            continue
+        if run.take(Phase.ACT, step):
+            acted.append(step)
+            continue
+        lost_units.add(step.unit)
+        lost.add(step.subject)
+        acted = _undo_dependent(run, step.unit, acted)
+    return tuple(acted), False
+
+
+def _finish_units(run: _Run, acts: Sequence[Step], acted: list[Step]) -> tuple[Step, ...]:
+    """Told to stop: undo units that are only half done, so that nothing is left in between."""
+    half = {step.unit for step in acts if step not in acted} & {step.unit for step in acted}
+    for unit in half:
+        acted = _undo_dependent(run, unit, acted)
+    return tuple(acted)
+
+
+def _undo_dependent(run: _Run, unit: str, acted: list[Step]) -> list[Step]:
+    """Undo the unit's acts, newest first, together with acts of other units that stand on what goes away with them."""
+    doomed = [step for step in acted if step.unit == unit]
+    while True:
+        vanishing = {thing for step in doomed for thing in step.back}
+        more = [step for step in acted if step not in doomed and vanishing.intersection(step.after)]
+        if not more:
+            break
+        doomed += more
+    kept = [step for step in acted if step not in doomed]
+    undos = [undo for step in reversed(acted) if step in doomed and (undo := step.undo()) is not None]
+    for undo in undos:
+        run.context.journal.add(Phase.UNDO, undo)
+    for undo in undos:
+        run.take(Phase.UNDO, undo)
+    return kept
+
+
+def _restore(run: _Run, transition: Transition, quieted: Sequence[Thing]) -> None:
+    """Bring back what let go, in reverse; one that fails does not keep the others from coming back."""
+    for step in transition.restore:
+        if step.subject in quieted:
+            run.take(Phase.RESTORE, step)

@@ -1,0 +1,196 @@
+"""The journal: what a transition is about to do and has done, on disk before it happens, so that no crash is silent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import Enum, StrEnum
+from typing import Any, get_type_hints
+
+from nodeagent.errors import JournalError
+from nodeagent.host.paths import JOURNAL, PROC_BOOT_ID
+from nodeagent.host.ports import Files
+from nodeagent.plan.model import Transition
+from nodeagent.resources.base import Disturbs, Step
+from nodeagent.resources.registry import STEPS
+from nodeagent.state.gpu import Placement
+from nodeagent.state.things import Kind, Thing
+
+VERSION = 1
+_VALUES: Mapping[str, type[Any]] = {"Thing": Thing, "Placement": Placement, "Kind": Kind, "Disturbs": Disturbs}
+
+
+class Phase(StrEnum):
+    """Where in a transition a step stands."""
+
+    QUIESCE = "quiesce"
+    ACT = "act"
+    UNDO = "undo"
+    RESTORE = "restore"
+    OWED = "owed"  # carried over from an earlier, interrupted transition
+
+
+class Status(StrEnum):
+    """pending: not begun. intent: may or may not have happened. done, failed: it returned."""
+
+    PENDING = "pending"
+    INTENT = "intent"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    phase: Phase
+    step: Step
+    status: Status = Status.PENDING
+
+
+class Journal:
+    """The journal of one node. Every change is one durable replacement of one small file."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._boot_id = files.read_optional(PROC_BOOT_ID) or ""
+        self._entries: list[Entry] = []
+
+    def begin(self, transition: Transition, owed: Sequence[Step]) -> None:
+        """Write down everything before the first step; what was owed before stays owed."""
+        anew = {step.subject for step in (*transition.quiesce, *transition.restore)}
+        carried = [step for step in owed if step.subject not in anew]
+        self._entries = [
+            *(Entry(Phase.OWED, step) for step in carried),
+            *(Entry(Phase.QUIESCE, step) for step in transition.quiesce),
+            *(Entry(Phase.ACT, step) for step in transition.acts),
+            *(Entry(Phase.RESTORE, step) for step in transition.restore),
+        ]
+        self._save()
+
+    def add(self, phase: Phase, step: Step) -> None:
+        """A step that was not foreseen: an undo."""
+        self._entries.append(Entry(phase, step))
+
+    def note(self, phase: Phase, step: Step, status: Status) -> None:
+        """Record the status of a step, durably."""
+        for index, entry in enumerate(self._entries):
+            if entry.phase is phase and entry.step == step:
+                self._entries[index] = replace(entry, status=status)
+        self._save()
+
+    def end(self) -> None:
+        """Close the transition: nothing is left on disk unless something is still owed."""
+        owed = owed_steps(self._entries)
+        self._entries = [Entry(Phase.OWED, step) for step in owed]
+        if owed:
+            self._save()
+        else:
+            self._files.remove(JOURNAL)
+
+    def settle(self, owed: Sequence[Step]) -> None:
+        """Keep only these as owed, after an observation has shown that the others are there."""
+        if not owed:
+            self._entries = []
+            self._files.remove(JOURNAL)
+        elif [entry.step for entry in self._entries] != list(owed):
+            self._entries = [Entry(Phase.OWED, step) for step in owed]
+            self._save()
+
+    def read(self) -> tuple[Step, ...]:
+        """Steps owed by an earlier run. JournalError if the file is damaged."""
+        text = self._files.read_optional(JOURNAL)
+        self._entries = list(decode(text)) if text is not None else []
+        return owed_steps(self._entries)
+
+    def _save(self) -> None:
+        self._files.replace(JOURNAL, encode(self._entries, self._boot_id))
+
+
+def owed_steps(entries: Sequence[Entry]) -> tuple[Step, ...]:
+    """Steps that bring back what these entries took away and have not brought back, in the order to take them."""
+    owed = [entry.step for entry in entries if entry.phase is Phase.OWED and entry.status is not Status.DONE]
+    undone = [entry for entry in entries if entry.phase is Phase.UNDO]
+    owed += [entry.step for entry in undone if entry.status is not Status.DONE]
+    if not undone:
+        owed += _broken_off(entries)
+    taken = {e.step.subject for e in entries if e.phase is Phase.QUIESCE and e.status is not Status.PENDING}
+    restores = [entry for entry in entries if entry.phase is Phase.RESTORE]
+    owed += [entry.step for entry in restores if entry.step.subject in taken and entry.status is not Status.DONE]
+    return tuple(dict.fromkeys(owed))
+
+
+def _broken_off(entries: Iterable[Entry]) -> list[Step]:
+    """Acts that would have brought back what an act before them took away (a reload cut in half)."""
+    acts = [entry for entry in entries if entry.phase is Phase.ACT]
+    gone = {thing for entry in acts if entry.status is not Status.PENDING for thing in entry.step.gone}
+    return [entry.step for entry in acts if entry.status is not Status.DONE and gone.intersection(entry.step.back)]
+
+
+def encode(entries: Sequence[Entry], boot_id: str) -> str:
+    """Entries as one JSON document with a checksum over its body."""
+    body = {
+        "version": VERSION,
+        "boot_id": boot_id,
+        "entries": [{"phase": e.phase, "status": e.status, "step": _to_json(e.step)} for e in entries],
+    }
+    return json.dumps({"checksum": _checksum(body), **body}, indent=1) + "\n"
+
+
+def decode(text: str) -> tuple[Entry, ...]:
+    """The entries of a journal. JournalError names the place of the damage and what to do."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _damaged(f"line {error.lineno}, byte {error.pos} of {len(text)}: {error.msg}") from error
+    try:
+        checksum = document.pop("checksum")
+        if checksum != _checksum(document):
+            raise _damaged("its checksum does not match its content")
+        if document["version"] != VERSION:
+            raise _damaged(f"it has version {document['version']}, this agent writes {VERSION}")
+        return tuple(_entry(item) for item in document["entries"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(f"its content is not a journal ({error!r})") from error
+
+
+def _damaged(problem: str) -> JournalError:
+    return JournalError(
+        f"read journal {JOURNAL}: {problem}; an earlier run may have been interrupted and still owe this node modules "
+        "or services: compare `nodeagent show` with what you expect, then remove the file"
+    )
+
+
+def _entry(item: Mapping[str, Any]) -> Entry:
+    return Entry(Phase(item["phase"]), _from_json(item["step"]), Status(item["status"]))
+
+
+def _checksum(body: object) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _to_json(value: object) -> Any:
+    """Steps and the values in them as {"type": ..., field: ...}; enums by value, tuples as lists."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (Step, Thing, Placement)):
+        return {"type": type(value).__name__, **{f.name: _to_json(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, tuple):
+        return [_to_json(item) for item in value]
+    return value
+
+
+def _from_json(document: Mapping[str, Any]) -> Any:
+    kind = STEPS.get(document["type"]) or _VALUES[document["type"]]
+    hints = get_type_hints(kind)
+    return kind(**{f.name: _field(document[f.name], hints[f.name]) for f in fields(kind)})
+
+
+def _field(value: Any, hint: Any) -> Any:
+    if isinstance(value, dict):
+        return _from_json(value)
+    if isinstance(value, list):
+        return tuple(_field(item, None) for item in value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
+    return value

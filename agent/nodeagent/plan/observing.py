@@ -1,0 +1,85 @@
+"""Reads the whole node into one NodeState, cheaply first; who holds what is read only when a plan needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from nodeagent.errors import GoneError, HostError
+from nodeagent.host.driver_facts import read_driver
+from nodeagent.host.kernel_policy import PeerMemoryOwner, read_policy
+from nodeagent.host.link_facts import read_netdevs, read_rdma
+from nodeagent.host.loaded_options import read_options
+from nodeagent.host.module_facts import read_modules
+from nodeagent.host.pci_facts import read_pci
+from nodeagent.host.ports import Host
+from nodeagent.host.process_facts import read_device_nodes, read_majors
+from nodeagent.plan.graph import MODULE_OF_DRIVER
+from nodeagent.plan.quiet import KNOWN_SERVICES
+from nodeagent.state.gpu import Gpu
+from nodeagent.state.modules import ModuleFile
+from nodeagent.state.node import NodeState, Unknown
+
+
+class Observer:
+    """Observes one node; keeps only what is costly to read and changes rarely (who exports the peer memory API)."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._peer_memory = PeerMemoryOwner(host.files)
+
+    def observe(self, interest: Sequence[str]) -> NodeState:
+        """Everything but the holders. `interest` are the modules whose files and parameters are wanted."""
+        host, files = self.host, self.host.files
+        module_files = _module_files(host, interest)
+        builtin = tuple(name for name, file in module_files.items() if file.builtin)
+        modules = read_modules(files, parameters_of=(*interest, *module_files), builtin=builtin)
+        gpus, unknown = _gpus(host) if "nvidia" in modules else ((), ())
+        return NodeState(
+            kernel=read_policy(files, self._peer_memory.among(modules)),
+            modules=modules,
+            module_files=module_files,
+            loaded_options={name: text for name, text in read_options(files).items() if name in modules},
+            pci=read_pci(files),
+            driver=read_driver(files),
+            gpus={found.uuid: found for found in gpus},
+            netdevs=read_netdevs(files, host.links.uses()),
+            rdma=read_rdma(files),
+            majors=read_majors(files),
+            device_nodes=read_device_nodes(files),
+            nvml_pid=host.nvml.pid(),
+            unknown=unknown,
+        )
+
+    def add_holders(self, state: NodeState, services: Iterable[str]) -> NodeState:
+        """The same state with processes and services: a walk over every process of the machine."""
+        host = self.host
+        majors = [major for driver, major in state.majors.items() if driver in MODULE_OF_DRIVER]
+        found = host.processes.holding(majors) if majors else ()
+        known = host.processes.describe(sorted(_gpu_pids(state) - {process.pid for process in found}))
+        units = tuple(dict.fromkeys((*KNOWN_SERVICES, *services)))
+        return replace(
+            state,
+            processes={process.pid: process for process in (*found, *known)},
+            services={service.unit: service for service in host.services.show(units) if service.active},
+            nvml_pid=host.nvml.pid(),
+        )
+
+
+def _gpu_pids(state: NodeState) -> set[int]:
+    instances = (instance for gpu in state.gpus.values() for instance in gpu.instances)
+    return {pid for gpu in state.gpus.values() for pid in gpu.pids} | {pid for one in instances for pid in one.pids}
+
+
+def _module_files(host: Host, interest: Sequence[str]) -> Mapping[str, ModuleFile]:
+    return {file.name: file for name in interest for file in host.kmod.lookup(name)}
+
+
+def _gpus(host: Host) -> tuple[tuple[Gpu, ...], tuple[Unknown, ...]]:
+    try:
+        gpus, faults = host.nvml.gpus()
+    except GoneError:
+        return (), ()  # no driver: there are no GPUs to speak of, which is a fact and not a failure
+    except HostError as error:
+        return (), (Unknown("GPUs", str(error)),)
+    return gpus, tuple(Unknown(f"GPU {fault.uuid}", fault.reason) for fault in faults)

@@ -1,0 +1,38 @@
+"""The resources in the order in which they are planned, and every step class by name, so that the journal can read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from nodeagent.resources import device_nodes, kernel_modules, links, mig
+from nodeagent.resources.base import Step, Wish
+from nodeagent.resources.module_steps import LoadModule, UnloadModule
+from nodeagent.resources.quiet_steps import ReleaseNvml, ResumeNvml, StartService, StopService
+from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.node import NodeState
+
+RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
+    "modules": kernel_modules.plan,
+    "device-nodes": device_nodes.plan,
+    "mig": mig.plan,
+    "links": links.plan,
+}
+
+STEPS: Mapping[str, type[Step]] = {
+    kind.__name__: kind
+    for kind in (
+        LoadModule,
+        UnloadModule,
+        StopService,
+        StartService,
+        ReleaseNvml,
+        ResumeNvml,
+        device_nodes.MakeDeviceNode,
+        device_nodes.RemoveDeviceNode,
+        mig.SetMigMode,
+        mig.CreateGpuInstance,
+        mig.DestroyGpuInstance,
+        links.SetLinkUp,
+        links.SetLinkMtu,
+    )
+}

@@ -1,0 +1,128 @@
+"""The file tree of the simulated node: what the kernel would show, rendered from its state and written where it differs.
+
+`render` is pure. The writer replaces each file by rename, so that no reader sees half of one, and leaves alone what has
+not changed: an open placeholder identifies its holder.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from nodeagent.host import paths
+from nodeagent.host.files import rooted
+from nodeagent.simulation import tree_driver, tree_modules, tree_network, tree_pci
+from nodeagent.simulation.holders import read_node, write_node
+from nodeagent.simulation.tree_entry import Entry, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from nodeagent.simulation.kernel_state import KernelState
+    from nodeagent.simulation.profiles import Profile
+
+_LAST = "/initstate"  # a module counts as there once this file is: so it comes last and goes first
+_OWN_DEVICES = ("infiniband", "dri")  # folders of /dev that devtmpfs and udev fill, not the agent
+
+
+def render(profile: Profile, state: KernelState, uuids: Mapping[str, str]) -> Tree:
+    """Everything the kernel shows; `uuids` are those of the GPUs by PCI address."""
+    return {
+        **tree_modules.render(state),
+        **tree_pci.render(profile, state),
+        **tree_network.render(profile, state),
+        **tree_driver.render(profile, state, uuids),
+        **_processes(state),
+    }
+
+
+def _processes(state: KernelState) -> Tree:
+    tree: Tree = {}
+    for fake in state.processes.values():
+        folder = f"{paths.PROC}/{fake.pid}"
+        cgroup = f"/system.slice/{fake.unit}" if fake.unit else "/user.slice"
+        if fake.container:
+            pod = f"kubepods-pod{fake.pod_uid.replace('-', '_')}.slice/" if fake.pod_uid else "system.slice/"
+            cgroup = f"/{pod}cri-containerd-{fake.container}.scope"
+        tree[f"{folder}/comm"] = Entry(fake.name[:15] + "\n")
+        tree[f"{folder}/cmdline"] = Entry(fake.command.replace(" ", "\0") + "\0")
+        tree[f"{folder}/cgroup"] = Entry(f"0::{cgroup}\n")
+    return tree
+
+
+class TreeWriter:
+    """Brings the tree below one directory up to date; used under the node's lock only."""
+
+    def __init__(self, directory: str, scratch: str) -> None:
+        self._directory, self._scratch = directory, scratch
+
+    def update(self, old: Tree, new: Tree) -> None:
+        """Write what differs between two renderings; the disk must show the old one."""
+        changed = [path for path, entry in new.items() if old.get(path) != entry]
+        gone = [path for path in old if path not in new]
+        self._write(new, changed, gone)
+
+    def rebuild(self, new: Tree) -> None:
+        """Bring the disk to this rendering whatever it shows, as after a kill in the middle of a change."""
+        changed = [path for path, entry in new.items() if not self._shows(path, entry)]
+        gone = [path for path in self._present() if path not in new]
+        self._write(new, changed, gone)
+
+    def _write(self, new: Tree, changed: list[str], gone: list[str]) -> None:
+        for path in sorted(gone, key=lambda path: (not path.endswith(_LAST), path)):
+            self._remove(self._at(path))
+        for path in sorted(changed, key=lambda path: (path.endswith(_LAST), path)):
+            self._put(self._at(path), new[path])
+
+    def _put(self, place: str, entry: Entry) -> None:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        if entry.node is not None:
+            write_node(place, entry.node, self._scratch)
+            return
+        with suppress(FileNotFoundError):
+            os.unlink(self._scratch)
+        if entry.link:
+            os.symlink(entry.link, self._scratch)
+        else:
+            with open(self._scratch, "w", encoding="utf-8") as file:
+                file.write(entry.text)
+        os.rename(self._scratch, place)
+
+    def _remove(self, place: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(place)
+        with suppress(OSError):  # not empty: it is still needed
+            folder = os.path.dirname(place)
+            while folder != self._directory:
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
+
+    def _shows(self, path: str, entry: Entry) -> bool:
+        place = self._at(path)
+        try:
+            if entry.node is not None:
+                return read_node(place, path) == entry.node
+            if entry.link:
+                return os.readlink(place) == entry.link
+            if os.path.islink(place):
+                return False
+            with open(place, encoding="utf-8") as file:
+                return file.read() == entry.text
+        except (OSError, ValueError):
+            return False
+
+    def _present(self) -> Iterator[str]:
+        """Every file that only the kernel makes: sysfs, procfs, and the device nodes that come by themselves."""
+        roots = [paths.SYS, paths.PROC, *(f"{paths.DEV}/{name}" for name in _OWN_DEVICES)]
+        for root in roots:
+            for folder, names, files in os.walk(self._at(root)):
+                links = [name for name in names if os.path.islink(os.path.join(folder, name))]
+                for name in (*files, *links):
+                    yield os.path.join(folder, name)[len(self._directory) :]
+        with suppress(FileNotFoundError):
+            made = [name for name in os.listdir(self._at(paths.DEV)) if name.startswith("nvidia-fs")]
+            yield from (f"{paths.DEV}/{name}" for name in made)
+
+    def _at(self, path: str) -> str:
+        return rooted(self._directory, path)

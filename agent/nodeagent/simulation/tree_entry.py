@@ -1,0 +1,33 @@
+"""What one path of the simulated tree is: a file with text, a symbolic link, or a device node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from nodeagent.state.processes import DeviceNode
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Exactly one of text, link and node counts; an empty text is an empty file."""
+
+    text: str = ""
+    link: str = ""
+    node: DeviceNode | None = None
+
+
+Tree: TypeAlias = dict[str, Entry]
+Entries: TypeAlias = Iterator[tuple[str, Entry]]
+
+
+def line(text: object) -> Entry:
+    """A file of one line, as attributes in sysfs are."""
+    return Entry(f"{text}\n")
+
+
+def link(place: str, target: str) -> Entry:
+    """A relative link at `place` to another path of the tree, so that the tree can stand anywhere."""
+    return Entry(link=os.path.relpath(target, os.path.dirname(place)))

@@ -1,0 +1,109 @@
+"""PCI functions, their bridges, drivers and IOMMU groups as sysfs shows them; pure.
+
+Sources: Documentation/ABI/testing/sysfs-bus-pci, Documentation/PCI/sysfs-pci.rst.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nodeagent.host import paths
+from nodeagent.simulation.profiles import CARDS
+from nodeagent.simulation.reactions import driver_of, module_of
+from nodeagent.simulation.tree_entry import Entries, Entry, Tree, line, link
+
+if TYPE_CHECKING:
+    from nodeagent.simulation.kernel_state import KernelState
+    from nodeagent.simulation.profiles import Profile, Slot
+
+_CPUS_PER_NODE = 16
+
+
+def device_folder(slot: Slot) -> str:
+    """Where the function's directory stands: below its root bus and every bridge on the way."""
+    return "/".join((paths.SYS_DEVICES, slot.root_bus, *slot.bridges, slot.pci_address))
+
+
+def pci_drivers(profile: Profile, state: KernelState) -> tuple[str, ...]:
+    """PCI drivers that are registered now, by the spelling below /sys/bus/pci/drivers."""
+    known = {"nvidia", "nouveau", "vfio_pci", *(CARDS[slot.card].driver for slot in profile.slots)}
+    idle = {name for name, module in state.modules.items() if module.parameters.get("modeset") == "0"}
+    return tuple(sorted(driver_of(name) for name in known & set(state.modules) - (idle & {"nouveau"})))
+
+
+def render(profile: Profile, state: KernelState) -> Tree:
+    tree: Tree = {}
+    for number, slot in enumerate(profile.slots):
+        tree.update(_function(state, slot, number))
+        for depth, bridge in enumerate(slot.bridges):
+            tree.update(_bridge(slot, depth, bridge))
+    for driver in pci_drivers(profile, state):
+        tree.update(_driver(profile, state, driver))
+    for attribute in ("drivers_probe", "drivers_autoprobe", "rescan"):
+        tree[f"{paths.SYS_PCI_BUS}/{attribute}"] = line("1") if attribute == "drivers_autoprobe" else Entry()
+    return tree
+
+
+def _function(state: KernelState, slot: Slot, number: int) -> Entries:
+    folder, card = device_folder(slot), CARDS[slot.card]
+    class_code = "020700" if slot.link_layer == "InfiniBand" else card.class_code
+    address = slot.pci_address
+    yield _by_address(folder, address)
+    for name, text in (
+        ("vendor", f"0x{card.vendor}"),
+        ("device", f"0x{card.device}"),
+        ("class", f"0x{class_code}"),
+        ("subsystem_vendor", f"0x{card.vendor}"),
+        ("subsystem_device", "0x0000"),
+        ("revision", "0xa1" if card.vendor == "10de" else "0x00"),
+        ("numa_node", slot.numa_node),
+        ("local_cpulist", f"{slot.numa_node * _CPUS_PER_NODE}-{(slot.numa_node + 1) * _CPUS_PER_NODE - 1}"),
+        ("driver_override", state.overrides.get(address) or "(null)"),
+        ("enable", int(address in state.drivers)),
+        ("modalias", f"pci:v0000{card.vendor.upper()}d0000{card.device.upper()}sv*sd*bc{class_code[:2]}"),
+        ("current_link_width", "16"),
+        ("max_link_width", "16"),
+    ):
+        yield f"{folder}/{name}", line(text)
+    if card.total_vfs:
+        yield f"{folder}/sriov_totalvfs", line(card.total_vfs)
+        yield f"{folder}/sriov_numvfs", line(state.vfs.get(address, 0))
+    group = f"{paths.SYS_IOMMU_GROUPS}/{number}"
+    yield f"{folder}/iommu_group", link(f"{folder}/iommu_group", group)
+    yield f"{group}/type", line("identity")
+    yield f"{group}/devices/{address}", link(f"{group}/devices/{address}", folder)
+    yield f"{folder}/subsystem", link(f"{folder}/subsystem", paths.SYS_PCI_BUS)
+    driver = state.drivers.get(address)
+    if driver:
+        yield f"{folder}/driver", link(f"{folder}/driver", f"{paths.SYS_PCI_DRIVERS}/{driver}")
+
+
+def _by_address(folder: str, address: str) -> tuple[str, Entry]:
+    place = f"{paths.SYS_PCI_DEVICES}/{address}"
+    return place, link(place, folder)
+
+
+def _bridge(slot: Slot, depth: int, bridge: str) -> Entries:
+    folder = "/".join((paths.SYS_DEVICES, slot.root_bus, *slot.bridges[: depth + 1]))
+    yield _by_address(folder, bridge)
+    for name, text in (
+        ("vendor", "0x1022" if depth == 0 else "0x1000"),
+        ("device", "0x1483" if depth == 0 else "0xc010"),
+        ("class", "0x060400"),
+        ("numa_node", slot.numa_node),
+    ):
+        yield f"{folder}/{name}", line(text)
+
+
+def _driver(profile: Profile, state: KernelState, driver: str) -> Entries:
+    folder = f"{paths.SYS_PCI_DRIVERS}/{driver}"
+    for attribute in ("bind", "unbind", "new_id"):
+        yield f"{folder}/{attribute}", Entry()
+    module = module_of(driver)
+    yield f"{folder}/module", link(f"{folder}/module", f"{paths.SYS_MODULE}/{module}")
+    place = f"{paths.SYS_MODULE}/{module}/drivers/pci:{driver}"
+    yield place, link(place, folder)
+    for slot in profile.slots:
+        if state.drivers.get(slot.pci_address) == driver:
+            place = f"{folder}/{slot.pci_address}"
+            yield place, link(place, device_folder(slot))

@@ -1,0 +1,175 @@
+"""Node files for typical machines, with comments: `nodeagent config example NAME` prints them, examples/ has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from nodeagent.errors import UsageError
+from nodeagent.spec.render import Document, render
+
+EVERY_KEY = "every-key"
+CHECK = "Check it with `nodeagent config validate FILE`; see what it would change with `nodeagent plan --file FILE`."
+
+
+@dataclass(frozen=True)
+class Example:
+    """A node file as a document, the machine it is for, and the comments that are special to it."""
+
+    title: str
+    document: Document
+    notes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def example_text(name: str = EVERY_KEY) -> str:
+    """The example as a commented node file; raises UsageError for a name that does not exist."""
+    if name not in EXAMPLES:
+        raise UsageError(f"print example {name}: no such example; expected one of {', '.join(EXAMPLES)}")
+    example = EXAMPLES[name]
+    return render(example.document, notes=example.notes, title=f"{example.title}\n{CHECK}")
+
+
+_GPUDIRECT: Document = MappingProxyType(
+    {
+        "nvidia": {"flavor": "auto"},
+        "rdma": {"drivers": ["mlx5_core", "mlx5_ib"]},
+        "peermem": "auto",
+        "gdrcopy": True,
+        "absent": ["nouveau"],
+    }
+)
+
+_DGX_A100 = Example(
+    "DGX A100: eight A100-SXM4-40GB, ConnectX-6 NICs for the GPUs; two GPUs are divided for small jobs.",
+    {
+        "version": 1,
+        "disruption": {"gpu": "when-idle", "nic": "when-idle", "node": "never"},
+        "modules": _GPUDIRECT,
+        "mig": [
+            {"mode": "enabled", "gpus": [0, 1], "devices": {"3g.20gb": 1, "2g.10gb": 1, "1g.5gb": 2}},
+            {"mode": "disabled", "gpus": [2, 3, 4, 5, 6, 7]},
+        ],
+        "links": [{"match": "driver:mlx5_core", "up": True, "mtu": 9000}],
+        "metrics": {"listen": "127.0.0.1:9400"},
+    },
+    {
+        "mig[0].mode": "For notebooks and inference: four instances on each of two GPUs.",
+        "mig[1].mode": "For training: whole GPUs, with NVLink.",
+        "modules.peermem": "auto decides between DMA-BUF and nvidia_peermem by what driver, kernel and NICs offer.",
+        "links[0].mtu": "An RDMA path MTU of 4096 bytes needs at least 4200 bytes here, and as much on the switch.",
+    },
+)
+
+_DGX_H100 = Example(
+    "DGX H100: eight H100-SXM5-80GB, ConnectX-7 NICs; MIG mode changes without a reset of the GPU.",
+    {
+        "version": 1,
+        "modules": {**_GPUDIRECT, "nvidia": {"flavor": "open"}, "gds": True},
+        "mig": [
+            {"mode": "enabled", "gpus": [7], "devices": {"1g.10gb": 7}},
+            {"mode": "disabled", "gpus": [0, 1, 2, 3, 4, 5, 6]},
+        ],
+        "links": [{"match": "driver:mlx5_core", "up": True, "mtu": 4200}],
+        "services": ["dcgm-collector.service"],
+    },
+    {
+        "modules.gds": "GPUDirect Storage; nvidia_fs 2.17.5 and later need the open driver.",
+        "links[0].mtu": "The least that an RDMA path MTU of 4096 bytes fits into.",
+    },
+)
+
+_SMALL = Example(
+    "A server with four GPUs without MIG and one NIC without RDMA.",
+    {
+        "version": 1,
+        "modules": {"nvidia": {"uvm": True, "modeset": False}, "absent": ["nouveau"]},
+        "metrics": {"listen": "127.0.0.1:9400"},
+    },
+    {"modules.nvidia.modeset": "Nothing is displayed on this machine."},
+)
+
+_SLURM = Example(
+    "A Slurm node: jobs own the GPUs, so nothing is disturbed but an idle GPU, and parameters suit many short jobs.",
+    {
+        "version": 1,
+        "disruption": {"gpu": "when-idle", "nic": "never", "node": "never"},
+        "modules": {
+            "nvidia": {"flavor": "auto", "parameters": {"RestrictProfilingToAdminUsers": 0}},
+            "rdma": {"user_access": True},
+            "peermem": "auto",
+            "gdrcopy": True,
+            "absent": ["nouveau"],
+        },
+        "mig": [{"mode": "disabled", "gpus": "all"}],
+        "links": [{"match": "driver:mlx5_core", "up": True}],
+        "services": ["nvidia-dcgm.service"],
+        "metrics": {"listen": "0.0.0.0:9400"},
+    },
+    {
+        "modules.nvidia.parameters": "Users may read performance counters (Nsight, CUPTI) without being root.",
+        "metrics.listen": "Reachable from the cluster's Prometheus; keep it inside the management network.",
+        "services": "Stopped before a step that needs quiet GPUs, started again after it.",
+    },
+)
+
+_RDMA = Example(
+    "A storage or CPU node with RDMA NICs and no GPU.",
+    {
+        "version": 1,
+        "modules": {"rdma": {"stack": "inbox", "drivers": ["mlx5_core", "mlx5_ib"], "user_access": True}},
+        "links": [{"match": "driver:mlx5_core", "up": True, "mtu": 9000}],
+        "metrics": {"listen": "127.0.0.1:9400"},
+    },
+)
+
+_EVERY_KEY = Example(
+    "Every key there is. Only `version` is required: what a node file does not mention is left alone.",
+    {
+        "version": 1,
+        "disruption": {"gpu": "when-idle", "nic": "when-idle", "node": "never"},
+        "modules": {
+            "nvidia": {
+                "flavor": "auto",
+                "uvm": True,
+                "modeset": True,
+                "drm": False,
+                "reload_on_update": False,
+                "parameters": {"EnableStreamMemOPs": 1},
+            },
+            "rdma": {"stack": "auto", "drivers": ["mlx5_core", "mlx5_ib"], "user_access": True, "ipoib": False},
+            "peermem": "auto",
+            "gdrcopy": True,
+            "gds": False,
+            "named": {"br_netfilter": {}, "ipmi_msghandler": {"parameters": {"panic_op": "none"}}},
+            "absent": ["nouveau"],
+        },
+        "mig": [
+            {"mode": "enabled", "gpus": [0, "0000:0f:00.0"], "devices": {"3g.20gb": 1, "1g.5gb": 4}},
+            {"mode": "disabled", "gpus": ["GPU-4d5bd23c-11a1-31b8-9b5c-0f7b1d2f7a10"]},
+        ],
+        "links": [
+            {"match": "driver:mlx5_core", "up": True, "mtu": 9000},
+            {"match": "0000:e1:00.0", "mtu": 1500},
+        ],
+        "services": ["dcgm-collector.service"],
+        "metrics": {"listen": "127.0.0.1:9400"},
+        "loop": {
+            "interval_seconds": 300,
+            "sample_seconds": 15,
+            "backoff_seconds": 1,
+            "nvml_deadline_seconds": 10,
+        },
+    },
+)
+
+EXAMPLES: Mapping[str, Example] = MappingProxyType(
+    {
+        EVERY_KEY: _EVERY_KEY,
+        "dgx-a100": _DGX_A100,
+        "dgx-h100": _DGX_H100,
+        "small-4-gpu": _SMALL,
+        "slurm-gpu-node": _SLURM,
+        "rdma-only": _RDMA,
+    }
+)

@@ -1,0 +1,91 @@
+"""What wakes the loop: time, signals, udev, a changed node file, the control socket; it only schedules a pass."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from enum import StrEnum
+from types import FrameType
+from typing import Protocol
+
+
+class Wake(StrEnum):
+    """Why the loop woke up."""
+
+    TIMER = "timer"
+    RELOAD = "reload"  # SIGHUP, or asked by the control socket
+    FILE = "node file changed"
+    UDEV = "udev"
+    ASKED = "asked"  # control socket
+    STOP = "stop"
+
+
+class EventSource(Protocol):
+    """Events behind a file descriptor, as udev's; no descriptor where they cannot be had."""
+
+    @property
+    def descriptor(self) -> int | None: ...
+
+    def drain(self) -> tuple[str, ...]:
+        """Take all events off."""
+
+
+class Waker:
+    """Collects wake-ups from other threads and signal handlers in a pipe the loop can wait on."""
+
+    def __init__(self, source: EventSource | None = None) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._pending: set[Wake] = set()
+        self._source = source
+
+    def wake(self, reason: Wake) -> None:
+        """May be called from any thread and from a signal handler."""
+        self._pending.add(reason)
+        with suppress(BlockingIOError):  # the pipe is full of wake-ups already
+            os.write(self._writer, b"x")
+
+    def wait(self, seconds: float) -> frozenset[Wake]:
+        """Wake-ups so far, after at most this time; empty when the time ran out."""
+        events = self._source.descriptor if self._source else None
+        watched = [self._reader] if events is None else [self._reader, events]
+        readable, _, _ = select.select(watched, [], [], max(0.0, seconds))
+        if self._reader in readable:
+            os.read(self._reader, 4096)
+        if self._source and events in readable and self._source.drain():
+            self._pending.add(Wake.UDEV)
+        taken = frozenset(self._pending)
+        self._pending -= taken
+        return taken
+
+    def handle_signals(self) -> None:
+        """TERM and INT stop, a second one at once; HUP reloads. Only in the main thread."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal handler signature
+        signal.signal(number, signal.SIG_DFL)
+        self.wake(Wake.STOP)
+
+    def _reload(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal handler signature
+        self.wake(Wake.RELOAD)
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def fingerprint(paths: Iterable[str]) -> tuple[object, ...]:
+    """What changes when a file does, also when a symbolic link above it is swapped (ConfigMap mounts do that)."""
+    return tuple(_identity(path) for path in paths)
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -1,0 +1,196 @@
+"""The command from end to end: a node file on one side, a real kernel on the other."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from vm.guest import kernel
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+NODE = """\
+version: 1
+modules:
+  nvidia:
+    parameters: {EnableStreamMemOPs: 1}
+  rdma:
+    drivers: [mlx5_core, mlx5_ib]
+  peermem: nvidia_peermem
+  gdrcopy: true
+  named:
+    rdma_rxe: {}
+  absent: [nouveau]
+"""
+GPU_ONLY = """\
+version: 1
+modules:
+  nvidia: {parameters: {%s}}
+  gdrcopy: true
+"""
+WANTED = {
+    *("mlx5_core", "mlx5_ib", "ib_uverbs", "ib_umad", "rdma_cm", "rdma_ucm", "rdma_rxe"),
+    *("nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_peermem", "gdrdrv"),
+}
+# What changes the state of a machine; the files that are opened for writing are looked at by name.
+CHANGING = (
+    "init_module,finit_module,delete_module,mount,umount2,mknod,mknodat,unlink,unlinkat,rename,renameat,renameat2,"
+    "mkdir,mkdirat,rmdir,symlink,symlinkat,link,linkat,chmod,fchmod,fchmodat,chown,fchown,fchownat,truncate,ftruncate"
+)
+OPENING = "open,openat,openat2,creat"
+# The lock of a single instance is the agent's own and says nothing about the node.
+HARMLESS = re.compile(r'"(/dev/null|/dev/pts/\S*|/dev/kmsg|/run/nodeagent/lock|/proc/self/\S*)"')
+
+
+@pytest.fixture
+def nodeagent() -> Command:
+    def run(*words: str, expect: int, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+        command = [*before, sys.executable, "-m", "nodeagent", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        print(f"$ nodeagent {' '.join(words)}\nexit {done.returncode}\n{done.stdout}{done.stderr}")
+        assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture
+def node_file(tmp_path: Path) -> Callable[[str], str]:
+    def write(text: str) -> str:
+        path = tmp_path / "node.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@contextmanager
+def holder(device: str) -> Iterator[int]:
+    """A process that keeps a device open and is called `sleep`; gives its PID."""
+    process = subprocess.Popen(["sh", "-c", f"exec 9<>{device}; echo open; exec sleep 600"], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def modprobe(*words: str) -> None:
+    subprocess.run(["/sbin/modprobe", *words], check=True)
+
+
+def gpu_node(minor: int = 0) -> str:
+    path = f"/dev/nvidia{minor}"
+    os.mknod(path, 0o020666, os.makedev(195, minor))
+    return path
+
+
+def load_order() -> list[str]:
+    """Loaded modules, oldest first: the kernel lists the newest first."""
+    return [line.split()[0] for line in reversed(Path("/proc/modules").read_text().splitlines())]
+
+
+def changes(trace: Path) -> list[str]:
+    """Successful system calls of the trace that changed something outside the process."""
+    found = []
+    for line in trace.read_text().splitlines():
+        opened = re.search(r"\b(open|openat|openat2|creat)\(", line)
+        if re.search(r" = -1 |resumed>|\+\+\+|---", line) or HARMLESS.search(line):
+            continue
+        if not opened or re.search(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", line):
+            found.append(line)
+    return found
+
+
+def test_a_file_becomes_a_node_and_a_second_apply_does_nothing(
+    nodeagent: Command, node_file: Callable[[str], str], tmp_path: Path
+) -> None:
+    file = node_file(NODE)
+    modprobe("nouveau")
+    nodeagent("check", "--file", file, expect=3)
+    assert "nvidia" not in kernel.loaded()
+    nodeagent("apply", "--file", file, expect=0)
+
+    assert kernel.loaded() >= WANTED
+    assert "nouveau" not in kernel.loaded()
+    order = load_order()
+    stack = ("ib_core", "mlx5_core", "mlx5_ib", "nvidia", "nvidia_uvm", "nvidia_peermem")
+    assert sorted(stack, key=order.index) == list(stack)
+    assert order.index("nvidia") < order.index("gdrdrv")
+    assert kernel.in_force()["nvidia"]["EnableStreamMemOPs"] == "1"
+    assert_device("/dev/nvidiactl", 195, 255)
+    assert_device("/dev/nvidia1", 195, 1)
+    assert_device("/dev/nvidia-uvm", kernel.major("nvidia-uvm"), 0)
+
+    before, trace = kernel.in_force(), tmp_path / "trace"
+    strace = ("strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={CHANGING},{OPENING}")
+    nodeagent("apply", "--file", file, expect=0, before=strace)
+    assert trace.stat().st_size > 0
+    assert changes(trace) == []
+    assert kernel.in_force() == before
+    nodeagent("check", "--file", file, expect=0)
+
+
+def assert_device(path: str, major: int, minor: int) -> None:
+    found = os.stat(path)
+    assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == (major, minor), path
+
+
+def test_unload_refuses_while_a_process_holds_a_gpu_and_names_it(nodeagent: Command) -> None:
+    for module in ("nvidia_uvm", "nvidia_modeset", "gdrdrv"):
+        modprobe(module)
+    before = kernel.in_force()
+    with holder(gpu_node()) as pid:
+        refused = nodeagent("modules", "unload", "nvidia", expect=6)
+        assert str(pid) in refused.stdout + refused.stderr
+        assert "sleep" in refused.stdout + refused.stderr
+        assert kernel.in_force() == before
+    nodeagent("modules", "unload", "nvidia", expect=0)
+    assert not {"nvidia", "nvidia_uvm", "nvidia_modeset", "gdrdrv"} & kernel.loaded()
+
+
+def test_unload_refuses_over_a_reference_that_no_process_shows(nodeagent: Command) -> None:
+    modprobe("nvidia_uvm", "hold=1")
+    before = kernel.in_force()
+    refused = nodeagent("modules", "unload", "nvidia", expect=6)
+    assert "nvidia_uvm" in refused.stdout + refused.stderr
+    assert kernel.in_force() == before
+
+
+def test_a_load_that_fails_half_way_leaves_nothing_behind(nodeagent: Command, node_file: Callable[[str], str]) -> None:
+    kernel.rule("options nvidia_modeset fail_init=5")
+    before = kernel.in_force()
+    failed = nodeagent("apply", "--file", node_file(GPU_ONLY % ""), expect=1)
+    assert "nvidia_modeset" in failed.stdout + failed.stderr
+    assert kernel.in_force() == before
+
+
+def test_a_reload_that_fails_brings_the_old_driver_back(nodeagent: Command, node_file: Callable[[str], str]) -> None:
+    nodeagent("apply", "--file", node_file(GPU_ONLY % "RegistryDwords: Old=1"), expect=0)
+    before = kernel.in_force()
+    assert before["nvidia"]["RegistryDwords"] == '"Old=1"'
+    failed = nodeagent("apply", "--file", node_file(GPU_ONLY % "RegistryDwords: StandInRefuses=1"), expect=1)
+    assert "RmInitAdapter failed" in failed.stdout + failed.stderr
+    assert kernel.in_force() == before
+
+
+def test_a_module_for_another_kernel_is_refused_by_name_before_anything_is_touched(
+    nodeagent: Command, node_file: Callable[[str], str]
+) -> None:
+    before = kernel.in_force()
+    text = "version: 1\nmodules:\n  named: {standin_vermagic: {}}\n"
+    refused = nodeagent("apply", "--file", node_file(text), expect=3)
+    said = refused.stdout + refused.stderr
+    assert "standin_vermagic" in said
+    assert os.uname().release.replace("6", "9", 1) in said
+    assert kernel.in_force() == before

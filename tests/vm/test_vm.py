@@ -1,0 +1,45 @@
+"""The agent on a stock Linux kernel: each test below is one test that ran in the virtual machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vm.rig import results
+from vm.rig.machine import Boot, Outcome
+
+GUEST = Path(__file__).resolve().parent / "guest"
+BOOTS = (
+    Boot("stock", tests=("test_modules.py", "test_facts.py", "test_commands.py")),
+    Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity"),
+)
+CASES = [
+    (plan, Path(name).stem, test) for plan in BOOTS for name in plan.tests for test in results.declared(GUEST / name)
+]
+
+
+@pytest.mark.timeout(1500)  # the first test of a boot carries the download, the build and the whole run
+@pytest.mark.parametrize(
+    ("plan", "stem", "test"), CASES, ids=[f"{plan.name}-{stem}-{test}" for plan, stem, test in CASES]
+)
+def test_in_guest(booted: Callable[[Boot], Outcome], plan: Boot, stem: str, test: str) -> None:
+    outcome = booted(plan)
+    if outcome.problem:
+        pytest.fail(f"{outcome.problem}\nend of the console:\n{outcome.console()}", pytrace=False)
+    ran = results.read(outcome.results / "junit.xml").get((stem, test), [])
+    if not ran:
+        pytest.fail(f"{test} did not run in the guest\nend of the console:\n{outcome.console()}", pytrace=False)
+    failures = [f"{case.name}:\n{case.failure}" for case in ran if case.failure]
+    if failures:
+        pytest.fail("\n".join([*failures, "end of the kernel log:", _kernel_log(outcome)]), pytrace=False)
+
+
+def test_every_guest_test_file_belongs_to_a_boot() -> None:
+    assert {path.name for path in GUEST.glob("test_*.py")} == {name for plan in BOOTS for name in plan.tests}
+
+
+def _kernel_log(outcome: Outcome) -> str:
+    log = outcome.results / "dmesg"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-30:]) if log.exists() else "(none)"
