@@ -52,8 +52,8 @@ DEPENDS: Mapping[str, tuple[str, ...]] = {
     "rdma_cm": ("ib_core", "ib_cm", "iw_cm"),
     "rdma_ucm": ("ib_core", "ib_cm", "iw_cm", "rdma_cm", "ib_uverbs"),
     "ib_ipoib": ("ib_core", "ib_cm"),
-    "br_netfilter": ("bridge",),
-    "bridge": ("stp", "llc"),
+    "br_netfilter": ("llc", "stp", "bridge"),
+    "bridge": ("llc", "stp"),
     "stp": ("llc",),
 }
 LEAVES = ("i2c_core", "video", "drm", "psample", "tls", "mlxfw", "ib_core", "llc")

@@ -41,15 +41,16 @@ GPU_VALUE(nvmlDeviceGetBoardId, unsigned int, bus_of(c.gpu))
 nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int length)
 {
 	struct call c;
-	char text[2 * TEXT];
+	char profile[TEXT], text[2 * TEXT];
 	nvmlReturn_t result = call_device(&c, device, __func__);
 
 	if (result)
 		return result;
-	if (c.ci)
-		snprintf(text, sizeof(text), "%s %s", c.gpu->board.name, c.gpu->board.profile[c.gi->profile].name);
-	else
-		set_text(text, sizeof(text), c.gpu->board.name);
+	set_text(text, sizeof(text), c.gpu->board.name);
+	if (c.ci) {
+		ci_name(&c.gpu->board.profile[c.gi->profile], c.ci->enumerator, profile, sizeof(profile));
+		snprintf(text, sizeof(text), "%s %s", c.gpu->board.name, profile);
+	}
 	return call_end(&c, copy_out(name, length, text));
 }
 

@@ -1,4 +1,4 @@
-"""LocalFiles on a real directory: what is read, written once, replaced durably, and which error each refusal becomes."""
+"""LocalFiles on a real directory: reading, single writes, durable replacement, and the error of each refusal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from trees import make_tree
 
 from nodeagent.errors import BusyError, DeniedError, GoneError, HostError, UnsupportedError
 from nodeagent.host.files import LocalFiles, character_number, host_error, rooted
 from nodeagent.state.processes import DeviceNode, DeviceNumber
+from trees import make_tree
 
 
 def test_read_takes_one_newline_off(tmp_path: Path) -> None:
@@ -65,18 +65,19 @@ def test_write_shows_the_refusal_of_the_kernel() -> None:
         LocalFiles().write("/dev/full", "1")
 
 
-def test_write_that_the_kernel_takes_in_part_is_an_error() -> None:
+def test_write_that_the_kernel_takes_in_part_is_an_error(tmp_path: Path) -> None:
+    files = make_tree(tmp_path, {"/attribute": ""})
     code = (
-        "import fcntl, os, sys\n"
+        "import resource, sys\n"
         "from nodeagent.errors import HostError\n"
         "from nodeagent.host.files import LocalFiles\n"
-        "reading, writing = os.pipe2(os.O_NONBLOCK)\n"
-        "fcntl.fcntl(writing, 1031, 4096)\n"
-        "try: LocalFiles().write(f'/proc/self/fd/{writing}', 'x' * 10000)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: LocalFiles(sys.argv[1]).write('/attribute', 'x' * 10000)\n"
         "except HostError as error: sys.exit(str(error))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=False)
-    assert "of 10000 bytes" in done.stderr
+    command = [sys.executable, "-c", code, files.root]
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == "write /attribute: the kernel took 4096 of 10000 bytes\n"
 
 
 def _environment() -> dict[str, str]:

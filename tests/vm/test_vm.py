@@ -13,7 +13,7 @@ from vm.rig.machine import Boot, Outcome
 GUEST = Path(__file__).resolve().parent / "guest"
 BOOTS = (
     Boot("stock", tests=("test_modules.py", "test_facts.py", "test_commands.py")),
-    Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity"),
+    Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity module_blacklist=psample"),
 )
 CASES = [
     (plan, Path(name).stem, test) for plan in BOOTS for name in plan.tests for test in results.declared(GUEST / name)
@@ -34,6 +34,13 @@ def test_in_guest(booted: Callable[[Boot], Outcome], plan: Boot, stem: str, test
     failures = [f"{case.name}:\n{case.failure}" for case in ran if case.failure]
     if failures:
         pytest.fail("\n".join([*failures, "end of the kernel log:", _kernel_log(outcome)]), pytrace=False)
+
+
+@pytest.mark.timeout(1500)
+def test_a_machine_that_does_not_come_up_is_a_failure_with_its_console(booted: Callable[[Boot], Outcome]) -> None:
+    outcome = booted(Boot("broken", tests=(), arguments="rdinit=/nowhere", deadline_seconds=60))
+    assert outcome.problem == "vm broken: ended without test results"
+    assert "Kernel panic" in outcome.console()
 
 
 def test_every_guest_test_file_belongs_to_a_boot() -> None:

@@ -104,6 +104,7 @@ def show(arguments: argparse.Namespace) -> int:
 def example(arguments: argparse.Namespace) -> int:
     """Raises UsageError for an example that does not exist."""
     from nodeagent.spec import example as examples  # noqa: PLC0415 - only this verb needs it
+    from nodeagent.spec.render import plain  # noqa: PLC0415 - only this verb needs it
 
     if arguments.list:
         titles = {name: entry.title for name, entry in examples.EXAMPLES.items()}
@@ -111,7 +112,7 @@ def example(arguments: argparse.Namespace) -> int:
         return 0
     text = examples.example_text(arguments.name or examples.EVERY_KEY)
     document = examples.EXAMPLES[arguments.name or examples.EVERY_KEY].document
-    emit(dict(document), arguments.output, text.rstrip)
+    emit(plain(document), arguments.output, text.rstrip)
     return 0
 
 

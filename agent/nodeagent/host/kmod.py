@@ -30,6 +30,8 @@ class KernelCalls(Protocol):
 class LibKmod:
     """ports.Kmod on the module tree and configuration below `root`; the kernel behind it is `calls`.
 
+    Without `calls` it is the running kernel, wherever the tree lies: a container sees the host's files below /host.
+
     On the running kernel libkmod also obeys the kernel command line (`modprobe.blacklist=`, `module.option=value`), and
     does so for trees below another root as well.
     """

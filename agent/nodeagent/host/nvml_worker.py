@@ -101,11 +101,23 @@ class WorkerNvml:
 
     def _each(self, method: str) -> tuple[tuple[Any, ...], tuple[GpuFault, ...]]:
         with self._lock:
-            count = self._call("count", (), self._deadline, ("count", "gpus"))
+            count = self._count()
             self._fences.counted(count)
             answers = [self._one(method, index) for index in range(count)]
         values = tuple(answer for answer in answers if not isinstance(answer, GpuFault))
         return values, tuple(answer for answer in answers if isinstance(answer, GpuFault))
+
+    def _count(self) -> int:
+        """The number of GPUs; once more where the worker turns out to be gone, as when someone killed it."""
+        about = ("count", "gpus")
+        try:
+            return int(self._call("count", (), self._deadline, about))
+        except WorkerLostError:
+            pass
+        try:
+            return int(self._call("count", (), self._deadline, about))
+        except WorkerLostError as error:
+            raise _gone(about, error) from error
 
     def _one(self, method: str, index: int) -> Any:
         """One GPU's value, or its fault."""
@@ -152,19 +164,22 @@ class WorkerNvml:
             if fence is not None:
                 raise DeadlineError(operation, subject, fence.fault.reason)
             deadline = max(self._deadline, _CHANGE_SECONDS)
-            self._call(method, (uuid, *arguments), deadline, (operation, subject))
+            try:
+                self._call(method, (uuid, *arguments), deadline, (operation, subject))
+            except WorkerLostError as error:
+                raise _gone((operation, subject), error) from error
 
     def _call(self, method: str, arguments: tuple[Any, ...], deadline_seconds: float, about: tuple[str, str]) -> Any:
-        """Ask what no single GPU can be blamed for."""
+        """Ask what no single GPU can be blamed for. WorkerLostError: the worker ended, and was cleared away."""
         worker = self._opened()
         try:
             return worker.ask(method, arguments, deadline_seconds)
         except TimeoutError as error:
             self._drop()
             raise DeadlineError(*about, f"no answer within {deadline_seconds:g} s", "the driver may hang") from error
-        except WorkerLostError as error:
+        except WorkerLostError:
             self._drop()
-            raise HostError(*about, f"the NVML worker is gone: {error}", "the next call starts another") from error
+            raise
 
     def _opened(self) -> Worker:
         """A live worker with an open session."""
@@ -186,7 +201,7 @@ class WorkerNvml:
             raise DeadlineError("open", "NVML", f"no answer within {deadline:g} s", "the driver may hang") from error
         except WorkerLostError as error:
             self._drop()
-            raise HostError("open", "NVML", f"the worker is gone: {error}") from error
+            raise _gone(("open", "NVML"), error) from error
         self._in_session = True
 
     def _refuse_when_stuck(self) -> None:
@@ -204,6 +219,10 @@ class WorkerNvml:
             return None
         self._stuck.append(worker)
         return worker
+
+
+def _gone(about: tuple[str, str], error: WorkerLostError) -> HostError:
+    return HostError(*about, f"the NVML worker is gone: {error}", "the next call starts another")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ class Graph:
         return tuple(order)
 
     def name(self, thing: Thing) -> str:
+        if thing.kind in (Kind.NODE, Kind.MEMORY):
+            return thing.name
         return self.names.get(thing, str(thing))
 
 
@@ -171,7 +173,7 @@ def _unexplained_references(state: NodeState) -> Iterator[Hold]:
     for found in state.modules.values():
         extra = found.foreign_references - seen.get(found.name, 0)
         if found.name in MEMORY_REGISTRARS and found.foreign_references:
-            text = f"{found.foreign_references} registered through {found.name}"
+            text = f"{found.foreign_references} memory region(s) registered through {found.name}"
             yield Hold(Thing(Kind.MEMORY, text), module(found.name), "is pinned for a NIC")
         elif extra > 0 and not seen.get(found.name):
             text = f"{extra} reference(s) to {found.name} by nobody visible"

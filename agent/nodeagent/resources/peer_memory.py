@@ -103,7 +103,8 @@ def _without_nvidia_peermem(_modules: Modules, state: NodeState) -> str:
     needs = hard_needs(NVIDIA_PEERMEM, state.module_files)
     if PEER_API not in dict(file.imports) and not {*PEER_API_OWNERS, state.kernel.peer_memory_owner} & set(needs):
         return "nvidia_peermem was built without the peer memory API of an RDMA stack, its init would refuse silently"
-    if not state.kernel.peer_memory_owner and all(state.is_loaded(name) for name in needs if name != NVIDIA):
+    rdma = set(needs) - {NVIDIA, *hard_needs(NVIDIA, state.module_files)}
+    if not state.kernel.peer_memory_owner and all(state.is_loaded(name) for name in rdma):
         return "the loaded RDMA stack does not export ib_register_peer_memory_client"
     return ""
 

@@ -32,7 +32,7 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 class LoadedModule:
     """A module in the simulated kernel.
 
-    `uses` are modules whose symbols it holds, `gets` those it took by symbol_get, `pinned` references that no scan sees.
+    `uses` are modules whose symbols it holds, `gets` those it took by symbol_get, `pinned` references no scan sees.
     `serial` grows with every load: it stands in for the load address and orders /proc/modules.
     """
 
@@ -94,6 +94,7 @@ class FakeProcess:
     pod_uid: str = ""
     opens: tuple[tuple[int, int], ...] = ()
     gpu_uuid: str = ""
+    memory_bytes: int = 0
     memory_regions: int = 0
 
     @property
@@ -156,7 +157,7 @@ class KernelState:
     vfs: Mapping[str, int] = _EMPTY
     interfaces: Mapping[str, Interface] = _EMPTY
     processes: Mapping[str, FakeProcess] = _EMPTY
-    services: Mapping[str, int] = _EMPTY  # unit -> PID, 0 while it does not run
+    services: Mapping[str, int] = _EMPTY  # units that run, with their PID
     faults: tuple[Fault, ...] = ()
     unbind_locks: tuple[str, ...] = ()
     firmware_path: str = ""
@@ -203,7 +204,7 @@ def encode(state: KernelState) -> str:
 
 
 def _plain(value: object) -> dict[str, Any]:
-    """Dataclasses and read-only mappings as what JSON knows; copying them first, as dataclasses.asdict does, costs more."""
+    """Dataclasses and read-only mappings as what JSON knows, without the deep copy that dataclasses.asdict makes."""
     return dict(value) if isinstance(value, MappingProxyType) else vars(value)
 
 
@@ -277,15 +278,11 @@ class StateFile:
             raise HostError("open simulated node", self._path, "not a state of the simulated kernel", advice) from error
 
     def write(self, state: KernelState) -> None:
-        """Replace the file in one rename. No fsync: a kill loses nothing, and a power cut ends a simulation anyway."""
-        replace_file(self._path, encode(state), 0o644)
+        """Replace the file in one rename, under the lock.
 
-
-def replace_file(path: str, text: str, mode: int) -> None:
-    """Write a neighbour and rename it, so that no reader ever sees half a file."""
-    temporary = f"{path}.{os.getpid()}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-        os.fchmod(descriptor, mode)
-        file.write(text)
-    os.rename(temporary, path)
+        No fsync: a kill loses nothing, and a power cut ends a simulation anyway.
+        """
+        temporary = f"{self._path}.new"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(encode(state))
+        os.rename(temporary, self._path)

@@ -307,7 +307,7 @@ _GPU = (
 def _as_ofed(module: KnownModule, version: str) -> KnownModule:
     """An RDMA module as the vendor's stack builds it: own tree, own version, on top of mlx_compat."""
     imports = ("backport_dependency_symbol", *module.imports)
-    return replace(module, folder="updates/dkms", version=version, imports=imports)
+    return replace(module, folder=_DKMS, version=version, imports=imports)
 
 
 def _with_peer_memory(module: KnownModule, profile: Profile) -> KnownModule:
@@ -322,7 +322,7 @@ def known_modules(profile: Profile) -> Mapping[str, KnownModule]:
     """Every module of this profile's tree by name."""
     rdma: Iterable[KnownModule] = _RDMA
     if profile.ofed_version:
-        compat = KnownModule("mlx_compat", "updates/dkms", ("backport_dependency_symbol",), version=profile.ofed_version)
+        compat = KnownModule("mlx_compat", _DKMS, ("backport_dependency_symbol",), version=profile.ofed_version)
         rdma = (compat, *(_as_ofed(module, profile.ofed_version) for module in _RDMA))
     drivers = (module if module.version else replace(module, version=profile.driver_version) for module in _GPU)
     return {module.name: _with_peer_memory(module, profile) for module in (*_IN_TREE, *rdma, *drivers)}

@@ -33,10 +33,11 @@ _NUMBER = re.compile(r"-?(0[xX][0-9a-fA-F]+|\d+)")
 
 @dataclass(frozen=True)
 class Refusal:
-    """The errno a call ends with and the (level, text) lines it leaves in the log."""
+    """The errno a call ends with and the (level, text) lines it leaves in the log; a fault is one set on demand."""
 
     errno: int
     lines: tuple[tuple[int, str], ...] = ()
+    is_fault: bool = False
 
     def error(self) -> OSError:
         return OSError(self.errno, os.strerror(self.errno))
@@ -85,7 +86,7 @@ def refuse_removal(state: KernelState, name: str, opened: Mapping[str, int]) -> 
         return Refusal(errno.EBUSY)
     fault = fault_for(state, "remove", name)
     if fault is not None:
-        return Refusal(fault.errno, tuple((ERROR, line) for line in fault.lines))
+        return _struck(fault)
     if state.references(name, opened) > 0:
         return Refusal(errno.EAGAIN)
     return None
@@ -93,6 +94,10 @@ def refuse_removal(state: KernelState, name: str, opened: Mapping[str, int]) -> 
 
 def fault_for(state: KernelState, operation: str, name: str) -> Fault | None:
     return next((fault for fault in state.faults if (fault.operation, fault.module) == (operation, name)), None)
+
+
+def _struck(fault: Fault) -> Refusal:
+    return Refusal(fault.errno, tuple((ERROR, line) for line in fault.lines), is_fault=True)
 
 
 def split_options(options: str) -> Iterator[tuple[str, str | None]]:
@@ -200,7 +205,7 @@ def ignored_parameters(insertion: Insertion) -> tuple[tuple[int, str], ...]:
 
 def _fault_at_insert(insertion: Insertion) -> Refusal | None:
     fault = fault_for(insertion.state, "insert", insertion.name)
-    return None if fault is None else Refusal(fault.errno, tuple((ERROR, line) for line in fault.lines))
+    return None if fault is None else _struck(fault)
 
 
 def _initialisation(insertion: Insertion) -> Refusal | None:

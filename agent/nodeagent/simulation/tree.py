@@ -1,4 +1,4 @@
-"""The file tree of the simulated node: what the kernel would show, rendered from its state and written where it differs.
+"""The file tree of the simulated node: what the kernel would show, rendered from its state, written where it differs.
 
 `render` is pure. The writer replaces each file by rename, so that no reader sees half of one, and leaves alone what has
 not changed: an open placeholder identifies its holder.

@@ -111,5 +111,11 @@ def flow(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(flow(item) for item in value) + "]"
     if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) and not _AMBIGUOUS.fullmatch(value) else json.dumps(value)
+        return value if _PLAIN.fullmatch(value) and not _AMBIGUOUS.fullmatch(value) else _quoted(value)
     return json.dumps(value)  # numbers and booleans are the same in JSON and YAML
+
+
+def _quoted(text: str) -> str:
+    """In double quotes, with YAML's own escapes: JSON's would split characters above U+FFFF in two."""
+    escaped = (letter if " " <= letter <= "~" else f"\\U{ord(letter):08x}" for letter in text)
+    return '"' + "".join({"\\": "\\\\", '"': '\\"'}.get(letter, letter) for letter in escaped) + '"'

@@ -31,6 +31,13 @@ def test_the_distribution_s_signed_modules_load_under_lockdown(kmod: LibKmod) ->
     assert "ib_core" in kernel.loaded()
 
 
+def test_a_module_that_the_kernel_command_line_forbids(kmod: LibKmod) -> None:
+    assert read_policy(LocalFiles()).command_line_blacklist == ("psample",)
+    with pytest.raises(DeniedError, match=r"psample.*module_blacklist="):
+        kmod.load("psample")
+    assert "psample" not in kernel.loaded()
+
+
 def test_enforced_signatures_reject_an_unsigned_module_and_the_message_says_so(kmod: LibKmod) -> None:
     ENFORCE.write_text("Y")
     assert read_policy(LocalFiles()).signature_enforced

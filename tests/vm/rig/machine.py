@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KERNEL_ARGUMENTS = "console=ttyS0 loglevel=1 panic=-1 mitigations=off nokaslr random.trust_cpu=on audit=0"
 POLL_SECONDS = 0.25
-PROGRESS = re.compile(r"guest: |::\S+ (PASSED|FAILED|ERROR|SKIPPED)")
+PROGRESS = re.compile(r"guest: .*|\w+\.py::.* (PASSED|FAILED|ERROR|SKIPPED)")
 CONSOLE_TAIL_LINES = 60
 # Software emulation always: nested virtualisation is missing or hangs on the machines that run these tests.
 QEMU = (
@@ -114,8 +114,8 @@ def _follow(machine: subprocess.Popen[bytes], log: Path, deadline: float, say: C
         while True:
             ended = machine.poll() is not None
             *lines, unfinished = (unfinished + console.read()).split("\n")
-            for line in filter(PROGRESS.search, lines):
-                say(line.strip())
+            for progress in filter(None, map(PROGRESS.search, lines)):
+                say(progress[0])
             if ended:
                 return True
             if time.monotonic() > deadline:

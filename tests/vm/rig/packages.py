@@ -79,7 +79,8 @@ def obtain(cache: Path) -> Kernel:
     kernel = Kernel(release, cache / release / "root")
     stamp = cache / release / "unpacked"
     if not stamp.exists():
-        shutil.rmtree(cache / release, ignore_errors=True)
+        for outdated in (cache / release, *(path.parent for path in cache.glob("*/unpacked"))):
+            shutil.rmtree(outdated, ignore_errors=True)
         kernel.root.mkdir(parents=True)
         _unpack(_wanted(release), cache / release / "packages", kernel.root)
         _make_relocatable(kernel)

@@ -1,0 +1,80 @@
+"""Which GPUs an entry of the MIG section means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nodeagent.resources.base import Obstacle
+from nodeagent.state.gpu import MigMode
+from nodeagent.state.things import Kind, Thing, gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from nodeagent.spec.schema import MigEntry
+    from nodeagent.state.gpu import Gpu
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """GPUs with the entry that names them, in index order, and what is wrong with the selectors."""
+
+    chosen: tuple[tuple[Gpu, MigEntry], ...]
+    obstacles: tuple[Obstacle, ...]
+    remarks: tuple[str, ...]
+
+
+def select(entries: Sequence[MigEntry], gpus: Iterable[Gpu]) -> Selection:
+    """Give every GPU the entry that names it; a GPU named by two entries belongs to neither."""
+    board = sorted(gpus, key=lambda one: one.index)
+    named: dict[str, list[int]] = {}
+    obstacles: list[Obstacle] = []
+    remarks: list[str] = []
+    for number, entry in enumerate(entries):
+        found, unknown = _matching(entry, board)
+        obstacles += [_unknown(number, selector, board) for selector in unknown]
+        for one in found:
+            named.setdefault(one.uuid, []).append(number)
+    if any(entry.gpus == ALL for entry in entries):
+        remarks = [f"GPU {one.index} ({one.product}) has no MIG and is left alone" for one in board if _incapable(one)]
+    obstacles += [_twice(uuid, numbers) for uuid, numbers in named.items() if len(numbers) > 1]
+    chosen = tuple((one, entries[named[one.uuid][0]]) for one in board if len(named.get(one.uuid, ())) == 1)
+    return Selection(chosen, tuple(obstacles), tuple(remarks))
+
+
+def _matching(entry: MigEntry, board: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
+    """GPUs that the entry names, each once, and selectors that name none."""
+    if entry.gpus == ALL:
+        capable = [one for one in board if not _incapable(one)]
+        return capable, [] if capable else [ALL]
+    selectors = (entry.gpus,) if isinstance(entry.gpus, str) else entry.gpus
+    found = [one for one in board if any(_names(selector, one) for selector in selectors)]
+    return found, [selector for selector in selectors if not any(_names(selector, one) for one in board)]
+
+
+def _names(selector: str, one: Gpu) -> bool:
+    """Whether an index, UUID, PCI address or product name means this GPU; letter case does not matter."""
+    text = selector.strip().lower()
+    products = (one.product.lower(), one.product.lower().removeprefix("nvidia "))
+    return text in (str(one.index), one.uuid.lower(), one.pci_address.lower(), *products)
+
+
+def _incapable(one: Gpu) -> bool:
+    return one.mig_mode is MigMode.UNSUPPORTED
+
+
+def _unknown(number: int, selector: str, board: Sequence[Gpu]) -> Obstacle:
+    products = sorted({one.product for one in board})
+    if selector == ALL:
+        return Obstacle("mig", Thing(Kind.NODE, "node"), f"mig[{number}]: no GPU can do MIG", f"there is {products[0]}")
+    indices = f"0 to {board[-1].index}" if len(board) > 1 else str(board[0].index)
+    advice = f"valid are indices {indices}, UUIDs, PCI addresses, and {', '.join(products)}"
+    return Obstacle("mig", Thing(Kind.NODE, "node"), f"mig[{number}].gpus: no GPU is {selector}", advice)
+
+
+def _twice(uuid: str, numbers: Sequence[int]) -> Obstacle:
+    entries = " and ".join(f"mig[{number}]" for number in numbers)
+    return Obstacle(f"mig/{uuid}", gpu(uuid), f"{entries} both name it", "name it in one entry only")

@@ -1,0 +1,180 @@
+"""What a write to a file of the kernel does on the simulated node, and what the kernel refuses; pure.
+
+Sources: linux drivers/pci/pci-sysfs.c and pci-driver.c (sriov_numvfs, driver_override, bind), drivers/base/bus.c,
+net/core/dev.c (MTU), open-gpu-kernel-modules nv-procfs.c (unbindLock) and nv-pci.c (removal of a device in use).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from nodeagent.host import paths
+from nodeagent.simulation.kernel_state import KernelState, edited
+from nodeagent.simulation.profiles import CARDS, Profile, Slot
+from nodeagent.simulation.reactions import bound, matches, unbound
+from nodeagent.simulation.tree_pci import pci_drivers
+from nodeagent.state.processes import DeviceNumber
+
+READ_ONLY = errno.EACCES  # what sysfs says of an attribute that cannot be written, to root as well
+ABSENT = errno.ENOENT
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write(2) to a file below /sys or /proc; `opened` are the device numbers that anybody has open."""
+
+    state: KernelState
+    profile: Profile
+    match: re.Match[str]
+    text: str
+    opened: frozenset[DeviceNumber]
+
+    def slot(self, address: str) -> Slot:
+        found = self.profile.slot(address)
+        if found is None:
+            raise refused(errno.ENODEV)
+        return found
+
+
+Handler = Callable[[Write], KernelState]
+
+
+def refused(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+
+
+def find_handler(path: str) -> tuple[Handler, re.Match[str]] | None:
+    """What takes writes to this path; None where the kernel has no such writable file."""
+    for pattern, handler in _HANDLERS.items():
+        match = re.fullmatch(pattern, path)
+        if match:
+            return handler, match
+    return None
+
+
+def with_link(state: KernelState, name: str, *, mtu: int | None = None, up: bool | None = None) -> KernelState:
+    """The interface with another MTU or state. OSError ENODEV, EINVAL outside its limits."""
+    interface = state.interfaces.get(name)
+    if interface is None:
+        raise refused(errno.ENODEV)
+    if mtu is not None and (mtu < interface.min_mtu or (interface.max_mtu and mtu > interface.max_mtu)):
+        raise refused(errno.EINVAL)
+    changed = replace(
+        interface,
+        mtu=interface.mtu if mtu is None else mtu,
+        up=interface.up if up is None else up,
+        default_route=interface.default_route and up is not False,  # routes go with the link, addresses stay
+    )
+    return replace(state, interfaces=edited(state.interfaces, **{name: changed}))
+
+
+def _unbind(request: Write) -> KernelState:
+    groups = request.match.groupdict()
+    address = groups.get("address") or request.text.strip()
+    driver = request.state.drivers.get(address)
+    if driver is None or groups.get("driver", driver) != driver or request.text.strip() != address:
+        raise refused(errno.ENODEV)
+    minor = [slot.pci_address for slot in request.profile.gpus].index(address) if driver == "nvidia" else -1
+    if DeviceNumber(195, minor) in request.opened:
+        raise refused(errno.ETIMEDOUT)  # the real write never returns: it waits in the kernel for the last close
+    return unbound(request.state, address)
+
+
+def _bind(request: Write) -> KernelState:
+    slot = request.slot(request.text.strip())
+    driver = request.match["driver"]
+    if slot.pci_address in request.state.drivers:
+        raise refused(errno.EBUSY)
+    if not matches(request.state, slot, driver):
+        raise refused(errno.ENODEV)
+    return bound(request.state, slot, driver)
+
+
+def _probe(request: Write) -> KernelState:
+    slot = request.slot(request.text.strip())
+    candidates = [driver for driver in pci_drivers(request.profile, request.state) if _takes(request, slot, driver)]
+    return bound(request.state, slot, candidates[0]) if candidates else request.state
+
+
+def _takes(request: Write, slot: Slot, driver: str) -> bool:
+    return slot.pci_address not in request.state.drivers and matches(request.state, slot, driver)
+
+
+def _override(request: Write) -> KernelState:
+    slot = request.slot(request.match["address"])
+    name = request.text.strip()
+    return replace(request.state, overrides=edited(request.state.overrides, **{slot.pci_address: name or None}))
+
+
+def _vfs(request: Write) -> KernelState:
+    """Virtual functions are only counted so far: they do not appear as functions of their own."""
+    slot = request.slot(request.match["address"])
+    wanted, present = _number(request.text), request.state.vfs.get(slot.pci_address, 0)
+    total = CARDS[slot.card].total_vfs
+    if not total or slot.pci_address not in request.state.drivers:
+        raise refused(errno.ENOENT)
+    if wanted > total or wanted < 0:
+        raise refused(errno.ERANGE)
+    if wanted and present and wanted != present:
+        raise refused(errno.EBUSY)
+    return replace(request.state, vfs=edited(request.state.vfs, **{slot.pci_address: wanted or None}))
+
+
+def _mtu(request: Write) -> KernelState:
+    return with_link(request.state, request.match["name"], mtu=_number(request.text))
+
+
+def _flags(request: Write) -> KernelState:
+    return with_link(request.state, request.match["name"], up=bool(_number(request.text) & 1))
+
+
+def _unbind_lock(request: Write) -> KernelState:
+    """1 takes the lock only while nobody uses the GPU; reading back tells."""
+    address = request.match["address"]
+    minor = [slot.pci_address for slot in request.profile.gpus].index(address)
+    kept = tuple(locked for locked in request.state.unbind_locks if locked != address)
+    take = _number(request.text) == 1 and DeviceNumber(195, minor) not in request.opened
+    return replace(request.state, unbind_locks=(*kept, address) if take else kept)
+
+
+def _firmware_path(request: Write) -> KernelState:
+    return replace(request.state, firmware_path=request.text.strip())
+
+
+def _modules_disabled(request: Write) -> KernelState:
+    """A switch that goes one way only, until the next boot."""
+    if _number(request.text) != 1:
+        raise refused(errno.EINVAL)
+    return replace(request.state, policy=replace(request.state.policy, modules_disabled=True))
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text.strip(), 0)
+    except ValueError as error:
+        raise refused(errno.EINVAL) from error
+
+
+_ADDRESS = r"(?P<address>[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])"
+_DRIVER = r"(?P<driver>[^/]+)"
+_INTERFACE = r"(?P<name>[^/]+)"
+
+_HANDLERS: Mapping[str, Handler] = {
+    f"{paths.SYS_PCI_DEVICES}/{_ADDRESS}/driver/unbind": _unbind,
+    f"{paths.SYS_PCI_DEVICES}/{_ADDRESS}/driver_override": _override,
+    f"{paths.SYS_PCI_DEVICES}/{_ADDRESS}/sriov_numvfs": _vfs,
+    f"{paths.SYS_PCI_DRIVERS}/{_DRIVER}/unbind": _unbind,
+    f"{paths.SYS_PCI_DRIVERS}/{_DRIVER}/bind": _bind,
+    paths.SYS_PCI_DRIVERS_PROBE: _probe,
+    f"{paths.SYS_CLASS_NET}/{_INTERFACE}/mtu": _mtu,
+    f"{paths.SYS_CLASS_NET}/{_INTERFACE}/flags": _flags,
+    f"{paths.PROC_NVIDIA}/gpus/{_ADDRESS}/unbindLock": _unbind_lock,
+    paths.SYS_FIRMWARE_PATH: _firmware_path,
+    paths.PROC_MODULES_DISABLED: _modules_disabled,
+}

@@ -1,0 +1,241 @@
+"""A simulated node: a directory that stands for `/`, a kernel that reacts and refuses, and GPUs behind NVML.
+
+Everything works without privileges. Several processes may have the same node open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from nodeagent.errors import HostError, UsageError
+from nodeagent.host import paths
+from nodeagent.host.clock import RealClock
+from nodeagent.host.files import host_errors
+from nodeagent.host.ports import Host, Nvml
+from nodeagent.simulation.kernel import PRIVATE, SimKernel
+from nodeagent.simulation.kernel_state import FORMAT, FakeProcess, Interface, KernelState, Policy, StateFile, edited
+from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nodeagent.simulation.mirror import MachineMirror
+from nodeagent.simulation.module_files import ModuleSource, write_tree
+from nodeagent.simulation.module_table import KnownModule, known_modules, symbol_crc
+from nodeagent.simulation.ports import SimulatedFiles, SimulatedLinks, SimulatedProcesses, SimulatedServices, next_pid
+from nodeagent.simulation.profiles import RELEASE, VERMAGIC, Profile, profile
+from nodeagent.simulation.reactions import mac_of
+
+if TYPE_CHECKING:
+    from nodeagent.simulation.machine import SimulatedGpu
+
+MACHINE_VARIABLE = "NVMLSIM_MACHINE"
+"""Environment variable by which the NVML simulator library finds its machine."""
+
+_MARK = f"nodeagent simulated node, format {FORMAT}, profile "
+_COMMAND_LINE = f"BOOT_IMAGE=/boot/vmlinuz-{RELEASE} root=UUID=5eed ro iommu=pt quiet"
+
+
+class SimulatedNode:
+    """One open node. `kernel` sets faults and tells the state, `machine` does the same for the GPUs."""
+
+    def __init__(self, directory: str, kernel: SimKernel, machine: Machine) -> None:
+        self.directory, self.kernel, self.machine = directory, kernel, machine
+
+    @property
+    def profile(self) -> Profile:
+        return self.kernel.profile
+
+    @property
+    def nvml_environment(self) -> dict[str, str]:
+        """What a program needs in its environment to see this node's GPUs through the simulator library."""
+        return {MACHINE_VARIABLE: _machine_path(self.directory)}
+
+    def host(self, nvml: Literal["worker", "in-process"] = "worker", deadline_seconds: float = 10.0) -> Host:
+        """The ports of this node. NVML runs in a worker process, or for one-shot commands in this one."""
+        from nodeagent.host.kernel_log import KmsgLog  # noqa: PLC0415 - libkmod and NVML cost start-up time
+        from nodeagent.host.kmod import LibKmod  # noqa: PLC0415
+
+        return Host(
+            files=SimulatedFiles(self.kernel),
+            kmod=LibKmod(self.directory, RELEASE, self.kernel),
+            nvml=self._nvml(nvml, deadline_seconds),
+            links=SimulatedLinks(self.kernel),
+            processes=SimulatedProcesses(self.kernel),
+            services=SimulatedServices(self.kernel),
+            kernel_log=KmsgLog(self.directory),
+            clock=RealClock(),
+        )
+
+    def _nvml(self, kind: str, deadline_seconds: float) -> Nvml:
+        from nodeagent.host.nvml import InProcessNvml  # noqa: PLC0415
+        from nodeagent.host.nvml_worker import WorkerNvml  # noqa: PLC0415
+
+        if kind == "in-process":
+            return InProcessNvml(library_path(), self.nvml_environment)
+        return WorkerNvml(library_path(), self.nvml_environment, deadline_seconds)
+
+    # Jobs: processes that exist only in the simulation.
+
+    def start_job(
+        self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod_uid: str = ""
+    ) -> int:
+        """Start a fake process that computes on one GPU; its PID. UsageError while it could not open the GPU."""
+        gpu = self._gpu(gpu_index)
+
+        def edit(state: KernelState) -> KernelState:
+            uvm = next((region for region in state.regions if region.name == "nvidia-uvm"), None)
+            if state.drivers.get(gpu.pci_address) != "nvidia" or uvm is None:
+                raise UsageError(f"start job {name}: GPU {gpu_index} has no driver; load nvidia and nvidia_uvm first")
+            opens = ((195, 255), (195, gpu.minor), (uvm.major, 0))
+            fake = FakeProcess(
+                next_pid(state), name, f"{name} --gpu {gpu_index}", "", container, pod_uid, opens, gpu.uuid, memory_bytes
+            )
+            return replace(state, processes=edited(state.processes, **{str(fake.pid): fake}))
+
+        with self.kernel.transaction() as draft:
+            draft.state = edit(draft.state)
+            return max(fake.pid for fake in draft.state.processes.values())
+
+    def end_job(self, pid: int) -> None:
+        """End a fake process; everything it held is free. UsageError if there is none."""
+        with self.kernel.transaction() as draft:
+            _job(draft.state, pid)
+            draft.state = replace(draft.state, processes=edited(draft.state.processes, **{str(pid): None}))
+
+    def register_memory(self, pid: int, regions: int = 1) -> None:
+        """Let a job register GPU memory with a NIC through the loaded peer memory module, or unregister if negative.
+
+        Each region is a reference on that module (nvidia-peermem.c, nv_mem_acquire). UsageError without the module.
+        """
+        with self.kernel.transaction() as draft:
+            job = _job(draft.state, pid)
+            if regions > 0 and not {"nvidia_peermem", "nv_peer_mem"} & set(draft.state.modules):
+                raise UsageError(f"register memory of job {pid}: no peer memory module is loaded; load nvidia_peermem")
+            changed = replace(job, memory_regions=max(0, job.memory_regions + regions))
+            draft.state = replace(draft.state, processes=edited(draft.state.processes, **{str(pid): changed}))
+
+    def use_interface(self, name: str, address: str = "", *, default_route: bool = False) -> None:
+        """Give an interface an address such as 10.1.0.1/24, or the default route. UsageError if it is not there."""
+        with self.kernel.transaction() as draft:
+            found = draft.state.interfaces.get(name)
+            if found is None:
+                there = ", ".join(draft.state.interfaces)
+                raise UsageError(f"use interface {name}: there is none; there are {there}")
+            addresses = (*found.addresses, address) if address else found.addresses
+            changed = replace(found, addresses=addresses, default_route=default_route or found.default_route)
+            draft.state = replace(draft.state, interfaces=edited(draft.state.interfaces, **{name: changed}))
+
+    def _gpu(self, index: int) -> SimulatedGpu:
+        gpus = self.machine.gpus
+        if not 0 <= index < len(gpus):
+            raise UsageError(f"start job: there is no GPU {index}; there are 0 to {len(gpus) - 1}")
+        return gpus[index]
+
+
+def _job(state: KernelState, pid: int) -> FakeProcess:
+    found = state.processes.get(str(pid))
+    if found is None:
+        known = ", ".join(state.processes) or "none"
+        raise UsageError(f"simulated process {pid}: there is none; there are {known}")
+    return found
+
+
+def open_node(profile_name: str, directory: str) -> SimulatedNode:
+    """The simulated node in this directory: made on first use, adopted as it is later.
+
+    UsageError for an unknown profile. HostError where the directory holds something else, another profile or another
+    format of the simulation, or cannot be written.
+    """
+    found = profile(profile_name)
+    place = os.path.realpath(directory)
+    with host_errors("open simulated node", place):
+        _claim(found, place)
+        states = StateFile(os.path.join(place, PRIVATE))
+        with states.locked():
+            if not states.exists():
+                _build(found, place)
+        machine = Machine.open(_machine_path(place))
+        uuids = {gpu.pci_address: gpu.uuid for gpu in machine.gpus}
+        kernel = SimKernel(place, found, uuids, MachineMirror(machine))
+        kernel.boot(_first_state(found))
+    return SimulatedNode(place, kernel, machine)
+
+
+def _claim(wanted: Profile, place: str) -> None:
+    """Mark an empty directory as ours, or see that it is ours already; anything else is never written to."""
+    mark = os.path.join(place, PRIVATE, "made-by")
+    text = _MARK + wanted.name
+    if os.path.exists(mark):
+        with open(mark, encoding="utf-8") as file:
+            found = file.read().strip()
+        if found != text:
+            raise HostError("open simulated node", place, f"it is a {found}", f"wanted is {text}; remove the directory")
+        return
+    os.makedirs(place, exist_ok=True)
+    if set(os.listdir(place)) - {PRIVATE}:
+        raise HostError("make simulated node", place, "the directory is not empty", "give one that is, or a new one")
+    os.makedirs(os.path.join(place, PRIVATE), exist_ok=True)
+    temporary = f"{mark}.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    os.rename(temporary, mark)
+
+
+def _build(wanted: Profile, place: str) -> None:
+    """Everything that does not change while the node lives: module files, configuration, machine. Under the lock."""
+    write_tree(place, RELEASE, [_source(module) for module in known_modules(wanted).values()])
+    for folder in (paths.MODPROBE_CONFIG[0], paths.RUN_DIRECTORY, paths.STATE_DIRECTORY, paths.DEV):
+        os.makedirs(place + folder, exist_ok=True)
+    for name, text in wanted.modprobe.items():
+        with open(f"{place}{paths.MODPROBE_CONFIG[0]}/{name}", "w", encoding="utf-8") as file:
+            file.write(text)
+    boards = [
+        BoardAt(slot.card, slot.pci_address, minor, f"{place}:{slot.pci_address}")
+        for minor, slot in enumerate(wanted.gpus)
+    ]
+    Machine.create(_machine_path(place), boards, place + paths.DEV, wanted.driver_version)
+
+
+def _source(module: KnownModule) -> ModuleSource:
+    return ModuleSource(
+        name=module.name,
+        version=module.version,
+        srcversion=module.srcversion,
+        vermagic=VERMAGIC,
+        license=module.license,
+        description=module.description,
+        softdep=module.softdep,
+        parameters={parameter.name: parameter.kind.value for parameter in module.parameters},
+        aliases=module.aliases,
+        exports={symbol: symbol_crc(symbol) for symbol in module.exports},
+        imports={symbol: symbol_crc(symbol) for symbol in module.imports},
+        directory=module.folder,
+        file_name=module.file_stem,
+    )
+
+
+def _machine_path(place: str) -> str:
+    return os.path.join(place, PRIVATE, "machine")
+
+
+def _first_state(wanted: Profile) -> KernelState:
+    """A node just booted: the management interface is up and has the default route, nothing else is loaded."""
+    management = next(slot for slot in wanted.nics if not slot.rdma)
+    seed = hashlib.sha256(f"{wanted.name} {time.time_ns()} {os.getpid()}".encode()).hexdigest()
+    interface = Interface(
+        management.netdev,
+        "",
+        mac=mac_of(management),
+        up=True,
+        addresses=("192.0.2.10/24",),
+        default_route=True,
+    )
+    return KernelState(
+        profile=wanted.name,
+        boot_id=str(uuid.UUID(seed[:32])),
+        booted_at=time.time(),
+        policy=Policy(_COMMAND_LINE),
+        interfaces={interface.name: interface},
+    )

@@ -1,0 +1,222 @@
+"""The ports of the simulated node: what `host.ports` describes, over its directory and its kernel."""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nodeagent.errors import GoneError, HostError
+from nodeagent.host import paths
+from nodeagent.host.files import ABSENT, LocalFiles, host_error, host_errors, rooted
+from nodeagent.host.processes import ProcProcesses
+from nodeagent.simulation.attributes import refused
+from nodeagent.simulation.holders import OpenDevice, device_behind, read_node, references
+from nodeagent.simulation.kernel_state import FakeProcess, KernelState, edited
+from nodeagent.simulation.tree_modules import proc_modules, shown_references
+from nodeagent.simulation.tree_network import COUNTERS, port_is_active
+from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
+
+if TYPE_CHECKING:
+    from nodeagent.simulation.kernel import SimKernel
+
+FIRST_FAKE_PID = 4_200_000
+"""Above the kernel's PID_MAX_LIMIT of 2^22, so that no real process can have such a PID."""
+
+# Units that the simulated node knows, with the program behind each.
+SERVICES = {
+    "nvidia-persistenced.service": "/usr/bin/nvidia-persistenced --user nvpd",
+    "nvidia-fabricmanager.service": "/usr/bin/nv-fabricmanager -c fabricmanager.cfg",
+    "nvidia-dcgm.service": "/usr/bin/nv-hostengine -n --service-account nvidia-dcgm",
+}
+
+_REFCOUNT = re.compile(rf"{paths.SYS_MODULE}/([^/]+)/refcnt")
+_COUNTER = re.compile(rf"{paths.SYS_CLASS_INFINIBAND}/([^/]+)/ports/1/(?:hw_)?counters/([^/]+)")
+# Attributes that answer EINVAL while they have no value; on disk they are empty files.
+_MAY_HAVE_NO_VALUE = re.compile(r".*/(carrier|speed|gid_attrs/types/\d+|gid_attrs/ndevs/\d+)")
+_OF_THE_KERNEL = (f"{paths.SYS}/", f"{paths.PROC}/")
+_LISTING_SECONDS = 0.05
+
+
+class SimulatedFiles(LocalFiles):
+    """The node's files. Reference counts and port counters are what they are at the moment of reading."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        super().__init__(kernel.directory)
+        self._kernel = kernel
+        self._listed: tuple[float, tuple[OpenDevice, ...]] = (-_LISTING_SECONDS, ())
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """As the port says. Listing the modules looks once for open device files, for the counts that are read next."""
+        if path == paths.SYS_MODULE:
+            self._listed = (time.monotonic(), self._kernel.opened())
+        return super().names(path)
+
+    def write(self, path: str, text: str) -> None:
+        """As the port says; files of the kernel are the simulated kernel's to take or refuse."""
+        if not path.startswith(_OF_THE_KERNEL):
+            super().write(path, text)
+            return
+        with host_errors("write", path):
+            self._kernel.write(path, text)
+
+    def device_node(self, path: str) -> DeviceNode | None:
+        try:
+            return read_node(rooted(self.root, path), path)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise host_error("look at", path, error) from error
+
+    def make_device_node(self, node: DeviceNode) -> None:
+        """A placeholder, which needs no privileges; an open one is never replaced by its equal."""
+        with host_errors("make device node", node.path):
+            self._kernel.make_node(node)
+            self._link_by_number(node)
+
+    def _read(self, path: str) -> str:
+        state = self._kernel.state
+        if (module := _REFCOUNT.fullmatch(path)) and module[1] in state.modules:
+            return str(shown_references(state, module[1], references(state, self._opened())))
+        if path == paths.PROC_MODULES:
+            return proc_modules(state, references(state, self._kernel.opened())).removesuffix("\n")
+        text = super()._read(path)
+        if counter := _COUNTER.fullmatch(path):
+            return str(self._counted(state, counter[1], counter[2]))
+        if not text and _MAY_HAVE_NO_VALUE.fullmatch(path):
+            raise refused(errno.EINVAL)
+        return text
+
+    def _opened(self) -> tuple[OpenDevice, ...]:
+        at, opened = self._listed
+        return opened if time.monotonic() - at < _LISTING_SECONDS else self._kernel.opened()
+
+    def _counted(self, state: KernelState, rdma: str, counter: str) -> int:
+        """Traffic of an active port since boot, by a fixed rate; nothing is written for it to move."""
+        slot = next(slot for slot in self._kernel.profile.nics if slot.rdma == rdma)
+        rate = next((rate for name, _, rate in COUNTERS if name == counter), 0)
+        return int(rate * (time.time() - state.booted_at)) if port_is_active(state, slot) else 0
+
+
+class SimulatedLinks:
+    """`ports.Links` on the simulated kernel's interfaces."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        found = {}
+        for name, interface in self._kernel.state.interfaces.items():
+            route = ("default route",) if interface.default_route else ()
+            uses = (*route, *(f"address {address}" for address in interface.addresses))
+            if uses:
+                found[name] = uses
+        return found
+
+    def limits(self) -> dict[str, tuple[int, int]]:
+        """(smallest, largest) MTU in bytes of each interface, as IFLA_MIN_MTU and IFLA_MAX_MTU give them."""
+        items = self._kernel.state.interfaces.values()
+        return {item.name: (item.min_mtu, item.max_mtu or 2**31 - 1) for item in items}
+
+    def set_up(self, netdev: str, up: bool) -> None:
+        with host_errors(f"set {'up' if up else 'down'}", netdev):
+            self._kernel.set_link(netdev, up=up)
+
+    def set_mtu(self, netdev: str, mtu: int) -> None:
+        with host_errors(f"set mtu {mtu} on", netdev):
+            self._kernel.set_link(netdev, mtu=mtu)
+
+
+class SimulatedProcesses:
+    """`ports.Processes`: real processes that opened a placeholder, found in the real /proc, and the fake ones."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+        self._real = ProcProcesses(LocalFiles(), lambda path: device_behind(path, kernel.directory))
+
+    def holding(self, majors: Iterable[int]) -> tuple[Process, ...]:
+        wanted = frozenset(majors)
+        fakes = self._kernel.state.processes.values()
+        held = ((fake, tuple(sorted(set(fake.numbers)))) for fake in fakes)
+        found = (_process(fake, tuple(number for number in opens if number.major in wanted)) for fake, opens in held)
+        return (*self._real.holding(wanted), *(process for process in found if process.opens))
+
+    def describe(self, pids: Sequence[int]) -> tuple[Process, ...]:
+        fakes = self._kernel.state.processes
+        fake = tuple(_process(fakes[str(pid)], ()) for pid in pids if str(pid) in fakes)
+        return (*self._real.describe([pid for pid in pids if pid < FIRST_FAKE_PID]), *fake)
+
+
+def _process(fake: FakeProcess, opens: tuple[DeviceNumber, ...]) -> Process:
+    return Process(fake.pid, fake.name, fake.command, fake.unit, fake.container, fake.pod_uid, opens)
+
+
+class SimulatedServices:
+    """`ports.Services`: the units of `SERVICES`; an active one is a fake process that holds the GPUs open."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+
+    def show(self, units: Sequence[str]) -> tuple[Service, ...]:
+        running = self._kernel.state.services
+        known = (name for name in map(_full_name, units) if name in SERVICES)
+        return tuple(Service(name, name in running, (running[name],) if name in running else ()) for name in known)
+
+    def stop(self, unit: str) -> None:
+        name = self._known("stop", unit)
+
+        def edit(state: KernelState) -> KernelState:
+            pid = str(state.services.get(name, ""))
+            return replace(
+                state,
+                services=edited(state.services, **{name: None}),
+                processes=edited(state.processes, **{pid: None}),
+            )
+
+        self._kernel.change(edit)
+
+    def start(self, unit: str) -> None:
+        """Start the unit. HostError while the driver is not loaded: its daemon would end at once."""
+        name = self._known("start", unit)
+        command = SERVICES[name]
+
+        def edit(state: KernelState) -> KernelState:
+            if name in state.services:
+                return state
+            if "nvidia" not in state.modules:
+                reason = "the unit failed: the nvidia driver is not loaded"
+                raise HostError("start", name, reason, "load module nvidia first")
+            program = command.split()[0].rpartition("/")[2]
+            fake = FakeProcess(next_pid(state), program, command, unit=name, opens=gpu_numbers(state, self._kernel))
+            return replace(
+                state,
+                services=edited(state.services, **{name: fake.pid}),
+                processes=edited(state.processes, **{str(fake.pid): fake}),
+            )
+
+        self._kernel.change(edit)
+
+    def _known(self, verb: str, unit: str) -> str:
+        name = _full_name(unit)
+        if name not in SERVICES:
+            raise GoneError(verb, unit, "unit not found", f"known are {', '.join(SERVICES)}")
+        return name
+
+
+def _full_name(unit: str) -> str:
+    return unit if "." in unit else f"{unit}.service"
+
+
+def next_pid(state: KernelState) -> int:
+    """A PID that no fake process has had in this state."""
+    return max((fake.pid for fake in state.processes.values()), default=FIRST_FAKE_PID) + 1
+
+
+def gpu_numbers(state: KernelState, kernel: SimKernel) -> tuple[tuple[int, int], ...]:
+    """nvidiactl and every GPU that nvidia drives: what a management daemon keeps open."""
+    gpus = enumerate(kernel.profile.gpus)
+    driven = (minor for minor, slot in gpus if state.drivers.get(slot.pci_address) == "nvidia")
+    return ((195, 255), *((195, minor) for minor in driven))
