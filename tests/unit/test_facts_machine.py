@@ -22,6 +22,9 @@ from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness
 from nodeagent.state.network import PciFunction
 from trees import make_tree
 
+CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024"
+PARAMS = 'ModifyDeviceFiles: 1\nDeviceFileMode: 438\nRmProfilingAdminOnly: 0\nRegistryDwords: ""'
+INFORMATION = "Model: \t\t NVIDIA A100\nGPU UUID: \t GPU-1\nDevice Minor: \t 0"
 NVIDIA = {
     "/sys/module/nvidia/initstate": "live",
     "/sys/module/nvidia/refcnt": "5",
@@ -29,9 +32,9 @@ NVIDIA = {
     "/sys/module/nvidia/version": "550.54.15",
     "/sys/module/nvidia/srcversion": "ABCDEF",
     "/sys/module/nvidia/taint": "OE",
-    "/proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024",
-    "/proc/driver/nvidia/params": 'ModifyDeviceFiles: 1\nDeviceFileMode: 438\nRmProfilingAdminOnly: 0\nRegistryDwords: ""',
-    "/proc/driver/nvidia/gpus/0000:3B:00.0/information": "Model: \t\t NVIDIA A100\nGPU UUID: \t GPU-1\nDevice Minor: \t 0",
+    "/proc/driver/nvidia/version": CLOSED,
+    "/proc/driver/nvidia/params": PARAMS,
+    "/proc/driver/nvidia/gpus/0000:3B:00.0/information": INFORMATION,
 }
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86  Release Build  (dvs@host)  Thu Jan 23"
 
@@ -93,7 +96,7 @@ def test_driver_that_is_not_loaded_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (NVIDIA["/proc/driver/nvidia/version"], ("550.54.15", False)),
+        (CLOSED, ("550.54.15", False)),
         (OPEN, ("570.86", True)),
         (f"{OPEN}\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)", ("570.86", True)),
         ("nonsense", ("", False)),

@@ -144,9 +144,8 @@ NFS = "server:/home /home nfs4 rw 0 0\n"
 def test_files_on_network_mounts() -> None:
     assert parse_network_mounts(MOUNTS) == ()
     mounts = parse_network_mounts(NFS + MOUNTS)
-    assert [is_on_network(path, mounts) for path in ("/home/a", "/home", "/homes/a", "/home/local/x", "/dev/nvidia0")] == [
-        True, True, False, False, False,
-    ]  # fmt: skip
+    assert all(is_on_network(path, mounts) for path in ("/home/a", "/home"))
+    assert not any(is_on_network(path, mounts) for path in ("/homes/a", "/home/local/x", "/dev/nvidia0"))
     assert is_on_network("/s3/x", parse_network_mounts("s3 /s3 fuse.s3fs rw 0 0"))
     assert parse_network_mounts("x / fuse.fuse-overlayfs rw 0 0") == ()
 
@@ -175,7 +174,7 @@ def test_the_holder_of_a_device_is_found_by_number(tmp_path: Path) -> None:
         found = {process.pid: process for process in ProcProcesses(LocalFiles()).holding([FULL_NUMBER.major])}
     assert FULL_NUMBER in found[pid].opens
     assert found[pid].name.startswith("python")
-    assert "another name" in found[pid].command
+    assert found[pid].command.startswith(sys.executable)
     assert found[pid].opens == tuple(sorted(set(found[pid].opens)))
 
 
@@ -188,7 +187,7 @@ def test_a_process_whose_first_thread_has_ended_is_still_a_holder() -> None:
         "    print('ready', flush=True)\n"
         "    threading.Event().wait()\n"
         "threading.Thread(target=wait).start()\n"
-        "ctypes.CDLL(None).syscall(60, 0)"  # exit of this thread alone (x86-64)
+        "ctypes.CDLL(None).syscall(93 if os.uname().machine == 'aarch64' else 60, 0)"  # exit of this thread alone
     )
     with _holder(code) as pid:
         found = {process.pid: process for process in ProcProcesses(LocalFiles()).holding([FULL_NUMBER.major])}
@@ -237,8 +236,8 @@ def test_processes_that_may_not_be_seen_are_counted() -> None:
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "seen = ProcProcesses(LocalFiles())\n"
         "seen.holding([1])\n"
-        "print(1 in seen.unreadable, os.getpid() in seen.unreadable)\n"
+        "print(1 in seen.unreadable)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "True True\n" or done.stdout == "True False\n"
+    assert done.stdout == "True\n"
