@@ -1,4 +1,4 @@
-"""A tiny pure model of kernel modules for planning tests: files as on a Debian node, and a kernel that refuses as Linux does."""
+"""A tiny pure model of kernel modules for planning tests: files as on Debian, a kernel that refuses as Linux does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ PEER_API = (("ib_register_peer_memory_client", 0x1234),)
 
 DRIVER_VERSION = "570.124.06"
 PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    "nvidia": ("NVreg_EnableStreamMemOPs", "NVreg_RestrictProfilingToAdminUsers", "NVreg_DeviceFileMode", "rm_firmware_active"),
+    "nvidia": (
+        "NVreg_EnableStreamMemOPs",
+        "NVreg_RestrictProfilingToAdminUsers",
+        "NVreg_DeviceFileMode",
+        "rm_firmware_active",
+    ),
     "nvidia_uvm": ("uvm_disable_hmm", "uvm_enable_builtin_tests"),
     "nvidia_drm": ("modeset", "fbdev"),
     "gdrdrv": ("dbg_enabled", "info_enabled"),
@@ -87,9 +92,7 @@ def files(*changed: ModuleFile, without: Iterable[str] = ()) -> dict[str, Module
 
 def node(*loaded: str, **changes: object) -> NodeState:
     """A node of the model with these modules, and all they need, loaded; `changes` replace fields of the state."""
-    state = NodeState(
-        kernel=KernelPolicy(release=RELEASE, boot_id="boot"), module_files=MappingProxyType(files())
-    )
+    state = NodeState(kernel=KernelPolicy(release=RELEASE, boot_id="boot"), module_files=MappingProxyType(files()))
     state = replace(state, **changes)  # type: ignore[arg-type]
     for name in loaded:
         for needed in (*state.module_files[name].depends, name):
@@ -108,7 +111,7 @@ def gpu_function(address: str, driver: str) -> PciFunction:
     return PciFunction(address, "10de", "20b0", "030200", driver)
 
 
-class Refused(AssertionError):
+class RefusedError(AssertionError):
     """The model's kernel refuses what the plan asks for."""
 
 
@@ -116,12 +119,10 @@ def insert(state: NodeState, name: str, options: str) -> NodeState:
     """finit_module: refuses what is there already and what has unmet needs."""
     file, modules = state.module_files[name], dict(state.modules)
     if name in modules:
-        raise Refused(f"{name}: EEXIST")
+        raise RefusedError(f"{name}: EEXIST")
     if missing := [needed for needed in file.depends if needed not in modules]:
-        raise Refused(f"{name}: ENOENT, unknown symbol of {missing}")
-    modules[name] = KernelModule(
-        name, Liveness.LIVE, 0, (), file.version, file.srcversion, _readable(file, options)
-    )
+        raise RefusedError(f"{name}: ENOENT, unknown symbol of {missing}")
+    modules[name] = KernelModule(name, Liveness.LIVE, 0, (), file.version, file.srcversion, _readable(file, options))
     for needed in file.depends:
         modules[needed] = _held(modules[needed], (*modules[needed].holders, name))
     driver = NvidiaDriver(file.version, "GPL" in file.license) if name == "nvidia" else state.driver
@@ -133,9 +134,9 @@ def remove(state: NodeState, name: str) -> NodeState:
     """delete_module: refuses under references."""
     modules = dict(state.modules)
     if name not in modules:
-        raise Refused(f"{name}: ENOENT")
+        raise RefusedError(f"{name}: ENOENT")
     if modules[name].refcount:
-        raise Refused(f"{name}: EWOULDBLOCK, held by {modules[name].holders}")
+        raise RefusedError(f"{name}: EWOULDBLOCK, held by {modules[name].holders}")
     del modules[name]
     for other in modules.values():
         if name in other.holders:

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "session.h"
+#include "mig.h"
 
 GPU_TEXT(nvmlDeviceGetSerial, c.gpu->board.serial)
 GPU_TEXT(nvmlDeviceGetBoardPartNumber, c.gpu->board.part_number)

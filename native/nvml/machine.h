@@ -180,13 +180,6 @@ void telemetry_reset(struct gpu *gpu);
 
 /* mig_mode.c */
 void gpu_reset(struct machine *machine, unsigned int index, uint32_t mode);
-int gpu_has_processes(struct machine *machine, unsigned int index, uint32_t gi, uint32_t ci);
 int gpu_is_held(struct machine *machine, unsigned int index);
-void mig_post_change(struct machine *machine, unsigned int index);
-
-/* compute_instances.c */
-unsigned int ci_slices(unsigned int enumerator);
-unsigned int ci_multiprocessors(const struct board *board, const struct gi_profile *profile, unsigned int enumerator);
-void ci_name(const struct gi_profile *profile, unsigned int enumerator, char *text, size_t size);
 
 #endif

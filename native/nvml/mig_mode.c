@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "session.h"
+#include "mig.h"
 
 void mig_post_change(struct machine *machine, unsigned int index)
 {

@@ -86,7 +86,9 @@ def test_imports_go_one_way(path: Path) -> None:
     assert not wrong, f"{path.name} may not import {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if package_of(p) in PURE], ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if package_of(p) in PURE], ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_pure_packages_import_no_effects(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path)} & EFFECTS
 
@@ -104,11 +106,15 @@ def test_native_types_and_printing_stay_where_they_belong(path: Path) -> None:
         assert mine == "__main__" or "exit" not in names
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p not in PATH_TABLES], ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p not in PATH_TABLES], ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_system_paths_stand_in_one_table(path: Path) -> None:
     tree = ast.parse(path.read_text())
     skip = docstrings(tree)
-    strings = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in skip)
+    strings = (
+        n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in skip
+    )
     assert not [f"line {n.lineno}: {n.value}" for n in strings if PATH_LITERAL.match(n.value)]
 
 

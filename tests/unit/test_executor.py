@@ -134,7 +134,12 @@ def test_a_failed_act_is_undone_and_what_was_quiesced_comes_back(tmp_path: Path)
 
 def test_another_unit_that_stands_on_the_undone_one_is_undone_first(tmp_path: Path) -> None:
     modules = ScriptedModules(set(), refuse={"load uvm"})
-    acts = (load("nvidia", "nvidia"), load("gdrdrv", "gdrcopy", "nvidia"), load("uvm", "nvidia", "nvidia"), load("x", "x"))
+    acts = (
+        load("nvidia", "nvidia"),
+        load("gdrdrv", "gdrcopy", "nvidia"),
+        load("uvm", "nvidia", "nvidia"),
+        load("x", "x"),
+    )
     result = run(tmp_path, Transition(acts=acts), modules)
     assert modules.loaded == {"x"}
     assert [str(step) for step in result.acted] == ["load module x"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from module_world import ALLOW, DEPENDS, LEAVES, PARAMETERS, apply, apply_wish, files, module_file, node, wants
 from nodeagent.plan.sequencer import sequence
 from nodeagent.resources.kernel_modules import plan, plan_load, plan_reload, plan_unload
@@ -23,7 +24,9 @@ def parameters(name):
 
 @st.composite
 def sections(draw):
-    nvidia = st.builds(NvidiaModules, uvm=st.booleans(), modeset=st.booleans(), drm=st.booleans(), parameters=parameters("nvidia"))
+    nvidia = st.builds(
+        NvidiaModules, uvm=st.booleans(), modeset=st.booleans(), drm=st.booleans(), parameters=parameters("nvidia")
+    )
     rdma = st.builds(RdmaModules, user_access=st.booleans(), ipoib=st.booleans())
     named = draw(st.lists(st.sampled_from(sorted(set(NAMES) - {"nvidia"})), max_size=3, unique=True))
     return wants(
@@ -42,7 +45,8 @@ def nodes(draw):
     softs = draw(st.dictionaries(st.sampled_from(NAMES), st.lists(st.sampled_from(NAMES), max_size=2), max_size=4))
     before = draw(st.booleans())
     changed = [
-        module_file(name, **{"softdeps_pre" if before else "softdeps_post": tuple(others)}) for name, others in softs.items()
+        module_file(name, **{"softdeps_pre" if before else "softdeps_post": tuple(others)})
+        for name, others in softs.items()
     ]
     loaded = draw(st.lists(st.sampled_from(NAMES), max_size=5, unique=True))
     return node(*loaded, module_files=files(*changed))
@@ -103,7 +107,9 @@ def test_undoing_in_reverse_puts_everything_back(spec, state):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.dictionaries(st.sampled_from(["a", "b_c", "NVreg_X"]), st.sampled_from(["1", "a b", "x=y;z", ""]), max_size=3))
+@given(
+    st.dictionaries(st.sampled_from(["a", "b_c", "NVreg_X"]), st.sampled_from(["1", "a b", "x=y;z", ""]), max_size=3)
+)
 def test_options_survive_formatting(wanted):
     assert parse_options(format_options("a=0", wanted.items())) == {"a": "0", **wanted}
 

@@ -11,7 +11,17 @@ from nodeagent.resources.module_steps import UnloadModule
 from nodeagent.spec.schema import NvidiaModules, PeerMemory
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness
 
-FULL = ("nvidia_drm", "nvidia_uvm", "gdrdrv", "nvidia_peermem", "nvidia_fs", "mlx5_ib", "rdma_ucm", "ib_umad", "ib_ipoib")
+FULL = (
+    "nvidia_drm",
+    "nvidia_uvm",
+    "gdrdrv",
+    "nvidia_peermem",
+    "nvidia_fs",
+    "mlx5_ib",
+    "rdma_ucm",
+    "ib_umad",
+    "ib_ipoib",
+)
 
 
 def test_load_a_set_takes_the_node_file_or_its_defaults():
@@ -33,8 +43,14 @@ def test_load_rdma_has_ofed_as_another_name():
 
 
 def test_load_peermem_decides_as_auto_does():
-    proprietary = node("mlx5_ib", module_files=files(module_file("nvidia", license="NVIDIA"), module_file("nvidia_peermem")))
-    assert texts(plan_load(["peermem"], wants(), proprietary))[-1] == "load module nvidia_peermem"
+    proprietary = node(
+        "mlx5_ib", module_files=files(module_file("nvidia", license="NVIDIA"), module_file("nvidia_peermem"))
+    )
+    assert "the loaded RDMA stack does not export" in plan_load(["peermem"], wants(), proprietary).obstacles[0].problem
+    offered = replace(proprietary, kernel=replace(proprietary.kernel, peer_memory_owner="ib_uverbs"))
+    wish = plan_load(["peermem"], wants(), offered)
+    assert texts(wish)[-1] == "load module nvidia_peermem"
+    assert "the NVIDIA driver is proprietary" in wish.remarks[0]
 
 
 def test_load_leaves_what_is_loaded():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from module_world import RELEASE, files, module_file, node, wants
 from nodeagent.resources.kernel_modules import plan
 from nodeagent.resources.peer_memory import choose
@@ -98,5 +99,5 @@ def test_both_modules_at_once_are_refused_unless_the_other_goes():
 
 def test_without_a_driver_it_waits():
     state = node(module_files=files(without=["nvidia"]))
-    found = [one for one in plan(wants(nvidia=NvidiaModules(), peermem=PeerMemory.DMA_BUF), state).obstacles]
+    found = plan(wants(nvidia=NvidiaModules(), peermem=PeerMemory.DMA_BUF), state).obstacles
     assert (found[-1].unit, found[-1].waits) == ("modules/peermem", True)

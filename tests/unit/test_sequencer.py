@@ -58,8 +58,16 @@ def busy_node() -> NodeState:
         loaded("ib_uverbs", "nvidia_peermem"),
     )
     processes = (
-        Process(42, "python", "python train.py", opens=(DeviceNumber(195, 1), DeviceNumber(195, 255), DeviceNumber(240, 0))),
-        Process(7, "nvidia-persiste", "nvidia-persistenced", PERSISTENCED, opens=(DeviceNumber(195, 0), DeviceNumber(195, 1))),
+        Process(
+            42, "python", "python train.py", opens=(DeviceNumber(195, 1), DeviceNumber(195, 255), DeviceNumber(240, 0))
+        ),
+        Process(
+            7,
+            "nvidia-persiste",
+            "nvidia-persistenced",
+            PERSISTENCED,
+            opens=(DeviceNumber(195, 0), DeviceNumber(195, 1)),
+        ),
     )
     return NodeState(
         modules={one.name: one for one in modules},
@@ -144,7 +152,9 @@ def test_policy_never_holds_back_without_looking_for_holders() -> None:
 def test_reload_takes_all_down_in_order_and_restores_what_the_plan_does_not_load_itself() -> None:
     idle = replace(busy_node(), processes={7: busy_node().processes[7]})
     modules = {**idle.modules, "nvidia_uvm": loaded("nvidia_uvm")}
-    idle = replace(idle, modules={**modules, "nvidia": loaded("nvidia", "nvidia_uvm", "nvidia_peermem", "gdrdrv", extra=3)})
+    idle = replace(
+        idle, modules={**modules, "nvidia": loaded("nvidia", "nvidia_uvm", "nvidia_peermem", "gdrdrv", extra=3)}
+    )
     unit = "modules/nvidia"
     steps = (
         UnloadModule(subject=module("nvidia"), unit=unit, serves=Disturbs.GPU),

@@ -24,9 +24,29 @@ TYPES = {
     "number": (int, float),
     "integer": int,
 }
-KNOWN = set(
-    "$schema $defs $ref title description default type properties required enum const additionalProperties "
-    "propertyNames items minItems uniqueItems anyOf minimum maximum pattern".split()
+KNOWN = frozenset(
+    [
+        "$schema",
+        "$defs",
+        "$ref",
+        "title",
+        "description",
+        "default",
+        "type",
+        "properties",
+        "required",
+        "enum",
+        "const",
+        "additionalProperties",
+        "propertyNames",
+        "items",
+        "minItems",
+        "uniqueItems",
+        "anyOf",
+        "minimum",
+        "maximum",
+        "pattern",
+    ]
 )
 
 

@@ -18,6 +18,7 @@ from nodeagent.spec.schema import Loop, NodeSpec
 if TYPE_CHECKING:
     from nodeagent.plan.observing import Observer
 
+EXAMPLE_OF = {"gpu-server-4x-a100": "small-4-gpu"}  # examples are named for the node, profiles for the machine
 DEFAULT_DEADLINE_SECONDS = Loop().nvml_deadline_seconds
 
 
@@ -37,7 +38,7 @@ class Target:
         if self.simulated:
             from nodeagent.simulation.node import open_node  # noqa: PLC0415 - never loaded on a real node
 
-            return open_node(self.simulated, self.root).host(nvml_deadline_seconds)
+            return open_node(self.simulated, self.root).host(deadline_seconds=nvml_deadline_seconds)
         from nodeagent.host.local import open_host  # noqa: PLC0415 - a simulated node needs no real adapters
 
         return open_host(nvml_deadline_seconds)
@@ -104,8 +105,8 @@ def spec_of(arguments: argparse.Namespace, target: Target) -> tuple[NodeSpec, st
 
     path = arguments.file or target.default_file
     if target.simulated and not arguments.file and not os.path.exists(path):
-        from nodeagent.spec.example import example  # noqa: PLC0415 - once per simulated node
+        from nodeagent.spec.example import example_text  # noqa: PLC0415 - once per simulated node
 
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        Path(path).write_text(example(target.simulated), encoding="utf-8")
+        Path(path).write_text(example_text(EXAMPLE_OF.get(target.simulated, target.simulated)), encoding="utf-8")
     return read_spec(path), os.path.abspath(path)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.errors import GoneError, HostError
-from nodeagent.host.files import ERROR_OF_ERRNO, host_errors
+from nodeagent.host.files import ADVICE, ERROR_OF_ERRNO, host_errors
 from nodeagent.host.link_facts import read_uses
 from nodeagent.host.ports import Files
 
@@ -56,4 +56,5 @@ def _netlink(operation: str, netdev: str) -> Iterator[IPRoute]:
             yield route
     except NetlinkError as error:
         code, reason = error.args
-        raise ERROR_OF_ERRNO.get(code, HostError)(operation, netdev, str(reason).lower()) from error
+        kind = ERROR_OF_ERRNO.get(code, HostError)
+        raise kind(operation, netdev, str(reason).lower(), ADVICE.get(code, "")) from error

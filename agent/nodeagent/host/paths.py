@@ -46,7 +46,13 @@ DEV_NVIDIA_CAPS = "/dev/nvidia-caps"
 DEV_NVIDIA_CAPS_IMEX = "/dev/nvidia-caps-imex-channels"
 
 MODULE_TREES = "/lib/modules"
-MODPROBE_CONFIG = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+MODPROBE_CONFIG = (
+    "/etc/modprobe.d",
+    "/run/modprobe.d",
+    "/usr/local/lib/modprobe.d",
+    "/usr/lib/modprobe.d",
+    "/lib/modprobe.d",
+)
 
 NODE_FILE = "/etc/nodeagent/node.yaml"
 STATE_DIRECTORY = "/var/lib/nodeagent"

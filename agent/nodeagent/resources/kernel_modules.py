@@ -28,9 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["names_of_interest", "plan", "plan_load", "plan_reload", "plan_unload"]
 
 
-def names_of_interest(spec: NodeSpec, names: Iterable[str] = ()) -> tuple[str, ...]:
-    """Module names whose files planning wants to see; `names` are those given to a verb of the command line."""
-    return tuple(dict.fromkeys((*module_wishes.names_of_interest(spec.modules), *module_wishes.expand(names))))
+def names_of_interest(spec: NodeSpec, names: Iterable[str] = (), state: NodeState | None = None) -> tuple[str, ...]:
+    """Module names whose files planning wants to see.
+
+    `names` are those given to a verb of the command line; with a state also what stands on them, which a reload takes
+    along.
+    """
+    asked = module_wishes.expand(names)
+    above = dependents(asked, state.modules) if state is not None else ()
+    return tuple(dict.fromkeys((*module_wishes.names_of_interest(spec.modules), *asked, *above)))
 
 
 def plan(spec: NodeSpec, state: NodeState) -> Wish:

@@ -132,6 +132,6 @@ def _spans(places: Iterable[Placement]) -> int:
 
 
 def _media_engines_suffice(names: Sequence[str]) -> bool:
-    """One +me.all instance takes every media engine: only -me instances fit beside it (nvml.h, GPU_INSTANCE_PROFILE)."""
+    """One +me.all instance takes every media engine: only -me instances fit beside it (nvml.h)."""
     greedy = [name for name in names if name.endswith("+me.all")]
     return not greedy or (len(greedy) == 1 and all(name.endswith("-me") for name in names if name not in greedy))

@@ -9,7 +9,7 @@ from nodeagent.resources.base import Obstacle, Wish
 from nodeagent.resources.module_checks import Context, is_present
 from nodeagent.resources.module_graph import dependents, resolve
 from nodeagent.resources.module_planning import Reload, options_of, plan_changes, unload
-from nodeagent.resources.module_sets import ModuleSet, canonical
+from nodeagent.resources.module_sets import NVIDIA_PEERMEM, ModuleSet, canonical
 from nodeagent.resources.module_wishes import Wanted, expand, wanted_modules
 from nodeagent.resources.peer_memory import choose
 from nodeagent.spec.schema import Modules, NvidiaModules, PeerMemory, RdmaModules
@@ -32,8 +32,19 @@ def plan_load(names: Sequence[str], spec: NodeSpec, state: NodeState) -> Wish:
     unique = {entry.name: entry for entry in reversed(wanted)}
     loads = [entry for entry in reversed(unique.values()) if not is_present(entry.name, state)]
     remarks = tuple(f"module {name} is loaded already" for name in unique if is_present(name, state))
-    wish = plan_changes(loads, [], Context(_with_sets(names, modules), state))
-    return replace(wish, remarks=remarks)
+    whole = _with_sets(names, modules)
+    wish, peer = plan_changes(loads, [], Context(whole, state)), _peer_memory(names, whole, state)
+    return Wish(wish.steps, wish.obstacles + peer.obstacles, remarks + peer.remarks)
+
+
+def _peer_memory(names: Iterable[str], modules: Modules, state: NodeState) -> Wish:
+    """Why this way to peer memory, or why there is none, where the set was asked for."""
+    if ModuleSet.PEERMEM not in names:
+        return Wish()
+    found = choose(modules, state)
+    if not found.problem:
+        return Wish(remarks=(found.why,))
+    return Wish(obstacles=(Obstacle("modules/peermem", module(NVIDIA_PEERMEM), found.problem, found.advice),))
 
 
 def _entries(name: str, modules: Modules, state: NodeState) -> tuple[Wanted, ...]:

@@ -104,8 +104,8 @@ def names_of_interest(modules: Modules | None) -> tuple[str, ...]:
     """Names whose files planning wants to see; those the node file wants, and both peer memory modules for auto."""
     if modules is None:
         return ()
-    named = [entry.name for entry in _all(modules, "")]
-    stack = GPU_STACK if modules.nvidia else ()
+    named = [canonical(entry.name) for entry in _all(modules, "")]
+    stack = GPU_STACK if NVIDIA in named else ()  # what a reload of the driver takes along needs a way back
     peers = _PEERS[modules.peermem]
     driver = (NVIDIA,) if modules.nvidia or peers or modules.gds or modules.gdrcopy else ()
     return tuple(dict.fromkeys(canonical(name) for name in (*named, *driver, *stack, *peers, *modules.absent)))

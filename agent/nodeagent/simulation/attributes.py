@@ -47,8 +47,6 @@ def refused(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-
-
 def find_handler(path: str) -> tuple[Handler, re.Match[str]] | None:
     """What takes writes to this path; None where the kernel has no such writable file."""
     for pattern, handler in _HANDLERS.items():

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.errors import HostError
@@ -25,7 +24,6 @@ FORMAT = 1
 """Version of the state file and of the tree rendered from it; another version is never adopted."""
 
 _LOG_LINES = 1000
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class LoadedModule:
     uses: tuple[str, ...] = ()
     gets: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
-    parameters: Mapping[str, str] = _EMPTY
+    parameters: Mapping[str, str] = field(default_factory=dict)
     readable: tuple[str, ...] = ()
     version: str = ""
     srcversion: str = ""
@@ -149,15 +147,15 @@ class KernelState:
     format: int = FORMAT
     generation: int = 1
     policy: Policy = field(default_factory=Policy)
-    modules: Mapping[str, LoadedModule] = _EMPTY
+    modules: Mapping[str, LoadedModule] = field(default_factory=dict)
     regions: tuple[Region, ...] = ()
     majors_given: int = 0
-    drivers: Mapping[str, str] = _EMPTY
-    overrides: Mapping[str, str] = _EMPTY
-    vfs: Mapping[str, int] = _EMPTY
-    interfaces: Mapping[str, Interface] = _EMPTY
-    processes: Mapping[str, FakeProcess] = _EMPTY
-    services: Mapping[str, int] = _EMPTY  # units that run, with their PID
+    drivers: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    vfs: Mapping[str, int] = field(default_factory=dict)
+    interfaces: Mapping[str, Interface] = field(default_factory=dict)
+    processes: Mapping[str, FakeProcess] = field(default_factory=dict)
+    services: Mapping[str, int] = field(default_factory=dict)  # units that run, with their PID
     faults: tuple[Fault, ...] = ()
     unbind_locks: tuple[str, ...] = ()
     firmware_path: str = ""
@@ -200,12 +198,7 @@ def edited(mapping: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def encode(state: KernelState) -> str:
-    return json.dumps(state, default=_plain, separators=(",", ":"))
-
-
-def _plain(value: object) -> dict[str, Any]:
-    """Dataclasses and read-only mappings as what JSON knows, without the deep copy that dataclasses.asdict makes."""
-    return dict(value) if isinstance(value, MappingProxyType) else vars(value)
+    return json.dumps(state, default=vars, separators=(",", ":"))
 
 
 def decode(text: str) -> KernelState:

@@ -5,36 +5,28 @@ Everything works without privileges. Several processes may have the same node op
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from nodeagent.errors import HostError, UsageError
+from nodeagent.errors import UsageError
 from nodeagent.host import paths
 from nodeagent.host.clock import RealClock
 from nodeagent.host.files import host_errors
 from nodeagent.host.ports import Host, Nvml
+from nodeagent.simulation.installation import claim, first_state, install
 from nodeagent.simulation.kernel import PRIVATE, SimKernel
-from nodeagent.simulation.kernel_state import FORMAT, FakeProcess, Interface, KernelState, Policy, StateFile, edited
+from nodeagent.simulation.kernel_state import FakeProcess, KernelState, StateFile, edited
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
 from nodeagent.simulation.mirror import MachineMirror
-from nodeagent.simulation.module_files import ModuleSource, write_tree
-from nodeagent.simulation.module_table import KnownModule, known_modules, symbol_crc
 from nodeagent.simulation.ports import SimulatedFiles, SimulatedLinks, SimulatedProcesses, SimulatedServices, next_pid
-from nodeagent.simulation.profiles import RELEASE, VERMAGIC, Profile, profile
-from nodeagent.simulation.reactions import mac_of
+from nodeagent.simulation.profiles import RELEASE, Profile, profile
 
 if TYPE_CHECKING:
     from nodeagent.simulation.machine import SimulatedGpu
 
 MACHINE_VARIABLE = "NVMLSIM_MACHINE"
 """Environment variable by which the NVML simulator library finds its machine."""
-
-_MARK = f"nodeagent simulated node, format {FORMAT}, profile "
-_COMMAND_LINE = f"BOOT_IMAGE=/boot/vmlinuz-{RELEASE} root=UUID=5eed ro iommu=pt quiet"
 
 
 class SimulatedNode:
@@ -78,9 +70,7 @@ class SimulatedNode:
 
     # Jobs: processes that exist only in the simulation.
 
-    def start_job(
-        self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod_uid: str = ""
-    ) -> int:
+    def start_job(self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod_uid: str = "") -> int:
         """Start a fake process that computes on one GPU; its PID. UsageError while it could not open the GPU."""
         gpu = self._gpu(gpu_index)
 
@@ -90,7 +80,15 @@ class SimulatedNode:
                 raise UsageError(f"start job {name}: GPU {gpu_index} has no driver; load nvidia and nvidia_uvm first")
             opens = ((195, 255), (195, gpu.minor), (uvm.major, 0))
             fake = FakeProcess(
-                next_pid(state), name, f"{name} --gpu {gpu_index}", "", container, pod_uid, opens, gpu.uuid, memory_bytes
+                next_pid(state),
+                name,
+                f"{name} --gpu {gpu_index}",
+                "",
+                container,
+                pod_uid,
+                opens,
+                gpu.uuid,
+                memory_bytes,
             )
             return replace(state, processes=edited(state.processes, **{str(fake.pid): fake}))
 
@@ -151,46 +149,21 @@ def open_node(profile_name: str, directory: str) -> SimulatedNode:
     found = profile(profile_name)
     place = os.path.realpath(directory)
     with host_errors("open simulated node", place):
-        _claim(found, place)
+        claim(found, place)
         states = StateFile(os.path.join(place, PRIVATE))
         with states.locked():
             if not states.exists():
-                _build(found, place)
+                _make(found, place)
         machine = Machine.open(_machine_path(place))
         uuids = {gpu.pci_address: gpu.uuid for gpu in machine.gpus}
         kernel = SimKernel(place, found, uuids, MachineMirror(machine))
-        kernel.boot(_first_state(found))
+        kernel.boot(first_state(found))
     return SimulatedNode(place, kernel, machine)
 
 
-def _claim(wanted: Profile, place: str) -> None:
-    """Mark an empty directory as ours, or see that it is ours already; anything else is never written to."""
-    mark = os.path.join(place, PRIVATE, "made-by")
-    text = _MARK + wanted.name
-    if os.path.exists(mark):
-        with open(mark, encoding="utf-8") as file:
-            found = file.read().strip()
-        if found != text:
-            raise HostError("open simulated node", place, f"it is a {found}", f"wanted is {text}; remove the directory")
-        return
-    os.makedirs(place, exist_ok=True)
-    if set(os.listdir(place)) - {PRIVATE}:
-        raise HostError("make simulated node", place, "the directory is not empty", "give one that is, or a new one")
-    os.makedirs(os.path.join(place, PRIVATE), exist_ok=True)
-    temporary = f"{mark}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    os.rename(temporary, mark)
-
-
-def _build(wanted: Profile, place: str) -> None:
+def _make(wanted: Profile, place: str) -> None:
     """Everything that does not change while the node lives: module files, configuration, machine. Under the lock."""
-    write_tree(place, RELEASE, [_source(module) for module in known_modules(wanted).values()])
-    for folder in (paths.MODPROBE_CONFIG[0], paths.RUN_DIRECTORY, paths.STATE_DIRECTORY, paths.DEV):
-        os.makedirs(place + folder, exist_ok=True)
-    for name, text in wanted.modprobe.items():
-        with open(f"{place}{paths.MODPROBE_CONFIG[0]}/{name}", "w", encoding="utf-8") as file:
-            file.write(text)
+    install(wanted, place)
     boards = [
         BoardAt(slot.card, slot.pci_address, minor, f"{place}:{slot.pci_address}")
         for minor, slot in enumerate(wanted.gpus)
@@ -198,44 +171,5 @@ def _build(wanted: Profile, place: str) -> None:
     Machine.create(_machine_path(place), boards, place + paths.DEV, wanted.driver_version)
 
 
-def _source(module: KnownModule) -> ModuleSource:
-    return ModuleSource(
-        name=module.name,
-        version=module.version,
-        srcversion=module.srcversion,
-        vermagic=VERMAGIC,
-        license=module.license,
-        description=module.description,
-        softdep=module.softdep,
-        parameters={parameter.name: parameter.kind.value for parameter in module.parameters},
-        aliases=module.aliases,
-        exports={symbol: symbol_crc(symbol) for symbol in module.exports},
-        imports={symbol: symbol_crc(symbol) for symbol in module.imports},
-        directory=module.folder,
-        file_name=module.file_stem,
-    )
-
-
 def _machine_path(place: str) -> str:
     return os.path.join(place, PRIVATE, "machine")
-
-
-def _first_state(wanted: Profile) -> KernelState:
-    """A node just booted: the management interface is up and has the default route, nothing else is loaded."""
-    management = next(slot for slot in wanted.nics if not slot.rdma)
-    seed = hashlib.sha256(f"{wanted.name} {time.time_ns()} {os.getpid()}".encode()).hexdigest()
-    interface = Interface(
-        management.netdev,
-        "",
-        mac=mac_of(management),
-        up=True,
-        addresses=("192.0.2.10/24",),
-        default_route=True,
-    )
-    return KernelState(
-        profile=wanted.name,
-        boot_id=str(uuid.UUID(seed[:32])),
-        booted_at=time.time(),
-        policy=Policy(_COMMAND_LINE),
-        interfaces={interface.name: interface},
-    )

@@ -216,7 +216,7 @@ def next_pid(state: KernelState) -> int:
 
 
 def gpu_numbers(state: KernelState, kernel: SimKernel) -> tuple[tuple[int, int], ...]:
-    """nvidiactl and every GPU that nvidia drives: what a management daemon keeps open."""
+    """The control device and every GPU that nvidia drives: what a management daemon keeps open."""
     gpus = enumerate(kernel.profile.gpus)
     driven = (minor for minor, slot in gpus if state.drivers.get(slot.pci_address) == "nvidia")
     return ((195, 255), *((195, minor) for minor in driven))

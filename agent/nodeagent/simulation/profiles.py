@@ -7,7 +7,7 @@ The bridges between root bus and device are plausible rather than copied: the gu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ class Profile:
     switches: tuple[Slot, ...] = ()
     peer_memory_owner: str = ""
     ofed_version: str = ""
-    modprobe: Mapping[str, str] = MappingProxyType({})
+    modprobe: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -24,7 +24,7 @@ _FS_NODES = 16
 
 
 def render(profile: Profile, state: KernelState, uuids: Mapping[str, str]) -> Tree:
-    tree = dict(_graphics_nodes(state))
+    tree = dict(_graphics_nodes(profile, state))
     if "nvidia_fs" in state.modules:
         tree.update(_storage(state))
     driver = state.modules.get("nvidia")
@@ -76,11 +76,12 @@ def _gpu(state: KernelState, slot: Slot, minor: int, uuids: Mapping[str, str]) -
     yield f"{folder}/unbindLock", line(int(slot.pci_address in state.unbind_locks))
 
 
-def _graphics_nodes(state: KernelState) -> Entries:
+def _graphics_nodes(profile: Profile, state: KernelState) -> Entries:
     """Nodes of display drivers, which devtmpfs makes."""
     region = next((region for region in state.regions if region.name == "drm"), None)
     driver = "nvidia" if "nvidia_drm" in state.modules else "nouveau"
-    cards = sorted(address for address, bound in state.drivers.items() if bound == driver) if region else []
+    gpus = profile.gpus if region else ()
+    cards = [slot for slot in gpus if state.drivers.get(slot.pci_address) == driver]
     for number, _ in enumerate(cards):
         for name, minor in ((f"card{number}", number), (f"renderD{128 + number}", 128 + number)):
             path = f"{paths.DEV_DRI}/{name}"

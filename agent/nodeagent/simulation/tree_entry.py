@@ -29,5 +29,9 @@ def line(text: object) -> Entry:
 
 
 def link(place: str, target: str) -> Entry:
-    """A relative link at `place` to another path of the tree, so that the tree can stand anywhere."""
-    return Entry(link=os.path.relpath(target, os.path.dirname(place)))
+    """A relative link at `place` to another path of the tree, so that the tree can stand anywhere.
+
+    It ends in the target's own name even where the target lies above the link, as links in sysfs do.
+    """
+    folder, name = os.path.split(target)
+    return Entry(link=os.path.join(os.path.relpath(folder, os.path.dirname(place)), name))

@@ -108,12 +108,13 @@ class Decoder:
         if len(node.items) < limits.least_items:
             raise Mismatch("expected at least one item, found an empty list; remove the key for the default")
         values: list[Any] = []
+        first: dict[str, int] = {}
         for index, item in enumerate(node.items):
             place = (*path, index)
             self.marks[place] = item.mark
             value = self.value(hint, item, place, limits)
-            if isinstance(value, str) and value in values:
-                self._wrong(item.mark, place, f"{value} is in the list twice; first at [{values.index(value)}]")
+            if isinstance(value, str) and first.setdefault(value, index) != index:
+                self._wrong(item.mark, place, f"{value} is in the list twice; first at [{first[value]}]")
             values.append(blank(hint) if value is Wrong.VALUE else value)
         return tuple(values)
 
@@ -152,8 +153,8 @@ class Decoder:
             raise Mismatch(f"expected a mapping, found {found(node)}{_remedy(node)}")
         keys = {key.name: key for key in keys_of(record)}
         pairs = dict(self._pairs(node, path, Limits()))
-        for name in pairs.keys() - keys.keys():
-            self._unknown(name, tuple(keys), node, path)
+        for name, mark in {written.text: written.mark for written, _ in node.pairs if written.text not in keys}.items():
+            self._unknown(name, mark, record, path)
         return record(**{key.name: self._field(key, pairs.get(key.name), node.mark, path) for key in keys.values()})
 
     def _field(self, key: Key, node: Node | None, mark: Mark, path: Path) -> Any:
@@ -167,11 +168,12 @@ class Decoder:
             return value
         return blank(key.hint) if key.required else key.default
 
-    def _unknown(self, name: str, known: tuple[str, ...], node: Pairs, path: Path) -> None:
+    def _unknown(self, name: str, mark: Mark, record: type, path: Path) -> None:
+        """Note a key that the record lacks."""
+        known = tuple(key.name for key in keys_of(record))
         near = nearest(name, known)
-        if near and all(written.text != near for written, _ in node.pairs):
+        if near and (*path, near) not in self.marks:
             self.tainted.add((*path, near))  # it was meant, so that it is missing proves nothing
-        mark = next(written.mark for written, _ in node.pairs if written.text == name)
         advice = did_you_mean(name, known) or _elsewhere(name) or f"; expected one of {', '.join(known)}"
         self._wrong(mark, (*path, name), f"unknown key {name}{advice}")
 

@@ -16,7 +16,7 @@ import yaml
 from nodeagent.errors import SpecError, SpecProblem
 
 DEEPEST = 32  # levels; the schema has seven
-MOST_VALUES = 100_000  # after aliases are expanded, so that a few lines cannot stand for billions of values
+MOST_VALUES = 20_000  # after aliases are expanded, so that a few lines cannot stand for billions of values
 RETRY_CHARACTERS = 64 * 1024  # the Python parser explains a syntax error better, but is slow
 
 _LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -80,7 +80,7 @@ _DGX_H100 = Example(
 )
 
 _SMALL = Example(
-    "A server with four GPUs without MIG and one NIC without RDMA.",
+    "A small server with four GPUs: the driver and its metrics, nothing else.",
     {
         "version": 1,
         "modules": {"nvidia": {"uvm": True, "modeset": False}, "absent": ["nouveau"]},

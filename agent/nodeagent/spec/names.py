@@ -16,7 +16,10 @@ GPU_SELECTOR = (
     r"^([0-9]{1,4}|GPU-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
     r"|[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|(?!(?:GPU|MIG)-)(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9 ._/+-]*)$"
 )
-LINK_MATCH = r"^(driver:[A-Za-z0-9][A-Za-z0-9_]*|[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|[^\s/:]{1,15})$"
+LINK_MATCH = (
+    r"^(driver:[A-Za-z0-9][A-Za-z0-9_.-]*|[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
+    r"|[^\s/:]{1,15}|(?=.*[*?\[])[^\s/:]{1,64})$"
+)
 
 _PCI = re.compile(r"(?:([0-9a-f]{1,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
 _UNIT_TYPE = re.compile(r"\.(service|socket|device|mount|automount|swap|target|path|timer|slice|scope)$")
@@ -51,9 +54,7 @@ def gpu_selector(text: str) -> str:
 
 
 def link_match(text: str) -> str:
-    """A PCI address as sysfs writes it, a driver as a module name, or a netdev pattern as it is."""
-    if text.startswith("driver:"):
-        return "driver:" + module_name(text.removeprefix("driver:").strip())
+    """A PCI address as sysfs writes it, anything else as it is: `-` and `_` differ in names of drivers in sysfs."""
     return pci_address(text) or text
 
 

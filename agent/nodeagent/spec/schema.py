@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
+from functools import cache
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
@@ -67,6 +68,7 @@ class Key:
         return self.default is MISSING
 
 
+@cache
 def keys_of(record: type) -> tuple[Key, ...]:
     """The keys of one of the schema's dataclasses, in the order in which they are defined."""
     hints = get_type_hints(record)
@@ -244,7 +246,7 @@ class LinkEntry:
         "Which interfaces: a netdev name or pattern (`ens*`), `driver:mlx5_core`, or a PCI address.",
         example="driver:mlx5_core",
         pattern=names.LINK_MATCH,
-        expected="a netdev name or pattern of at most 15 characters, driver:NAME, or a PCI address",
+        expected="a netdev name of at most 15 characters, a pattern such as ens*, driver:NAME, or a PCI address",
         canonical=names.link_match,
     )
     up: bool | None = key("Administrative state.", default=None, example="true")
