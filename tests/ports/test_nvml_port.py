@@ -21,7 +21,7 @@ from nodeagent.host.nvml import InProcessNvml
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.state.gpu import MigMode, Placement
 
-BOARDS = ("A100-SXM4-40GB", "A100-SXM4-40GB", "H100-80GB HBM3")
+BOARDS = ("A100-SXM4-40GB", "A100-SXM4-40GB", "H100-SXM5-80GB")
 DEADLINE_SECONDS = 3
 
 
@@ -36,8 +36,8 @@ def machine(tmp_path):
         for minor, board in enumerate(BOARDS)
     ]
     made = Machine.create(str(tmp_path / "machine"), boards, str(devices), "550.90.07")
-    made.set_driver_loaded(True)
-    return made
+    with made:
+        yield made
 
 
 @pytest.fixture
@@ -205,7 +205,6 @@ def test_a_process_on_the_gpu_is_named_and_nothing_stays_pending(nvml, machine):
         found = gpu(nvml, me)
         assert (found.mig_mode, found.pending_mig_mode) == (MigMode.DISABLED, MigMode.DISABLED)
         nvml.set_mig_mode(uuid(machine, 1), enabled=True)
-    machine.end_process(work.pid)
     nvml.set_mig_mode(me, enabled=True)
 
 

@@ -337,7 +337,10 @@ def test_faults_strike_as_often_as_asked(rig, operation):
     if operation == "remove":
         rig.load("dummy")
     other.kernel.fail(operation, "dummy", errno.EIO, count=2, lines=("dummy: broken on demand",))
-    call = {"insert": lambda: rig.kernel.insert(file_of(rig, "dummy"), ""), "remove": lambda: rig.kernel.remove("dummy")}
+    call = {
+        "insert": lambda: rig.kernel.insert(file_of(rig, "dummy"), ""),
+        "remove": lambda: rig.kernel.remove("dummy"),
+    }
     assert [errno_of(call[operation]), errno_of(call[operation])] == [errno.EIO, errno.EIO]
     assert rig.log().count("dummy: broken on demand") == 2
     call[operation]()

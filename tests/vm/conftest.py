@@ -59,14 +59,14 @@ def booted(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Callab
         if plan.name not in outcomes:
             packages.require_programs()
             require_native_module()
-            with packages.locked(CACHE):
+            with packages.locked(CACHE):  # during the boot as well: its results have one place
                 kernel = packages.obtain(CACHE)
                 stand_ins.install(kernel, HERE / "modules")
                 image = kernel.root.parent / "initramfs"
                 initramfs.write(kernel, image)
-            say(f"vm {plan.name}: kernel {kernel.release} boots")
-            wanted = replace(plan, tests=selected(request.session, plan))
-            outcomes[plan.name] = boot(kernel, image, wanted, CACHE / "results" / plan.name, say)
+                say(f"vm {plan.name}: kernel {kernel.release} boots")
+                wanted = replace(plan, tests=selected(request.session, plan))
+                outcomes[plan.name] = boot(kernel, image, wanted, CACHE / "results" / plan.name, say)
         return outcomes[plan.name]
 
     return outcome

@@ -105,8 +105,15 @@ def spec_of(arguments: argparse.Namespace, target: Target) -> tuple[NodeSpec, st
 
     path = arguments.file or target.default_file
     if target.simulated and not arguments.file and not os.path.exists(path):
-        from nodeagent.spec.example import example_text  # noqa: PLC0415 - once per simulated node
-
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        Path(path).write_text(example_text(EXAMPLE_OF.get(target.simulated, target.simulated)), encoding="utf-8")
+        _write_example(target, path)
     return read_spec(path), os.path.abspath(path)
+
+
+def _write_example(target: Target, path: str) -> None:
+    from nodeagent.simulation.node import open_node  # noqa: PLC0415 - once per simulated node
+    from nodeagent.spec.example import example_text  # noqa: PLC0415
+
+    text = example_text(EXAMPLE_OF.get(target.simulated, target.simulated))
+    open_node(target.simulated, target.root)  # first, because a node is made in an empty directory only
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Path(path).write_text(text, encoding="utf-8")

@@ -34,8 +34,10 @@ class InProcessNvml:
     its SONAME taken. `environment` is set for the library before it is loaded (the simulator reads its place there).
     """
 
-    def __init__(self, library: str | None = None, environment: Mapping[str, str] | None = None) -> None:
-        self._library = library
+    def __init__(
+        self, library: str | os.PathLike[str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._library = None if library is None else os.fspath(library)
         self._environment = dict(environment or {})
         self._open = False
         self._uuids: dict[int, str] = {}

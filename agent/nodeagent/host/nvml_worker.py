@@ -11,6 +11,7 @@ belongs to a driver which may have been replaced in between. `python -m nodeagen
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -44,13 +45,13 @@ class WorkerNvml:
 
     def __init__(
         self,
-        library: str | None = None,
+        library: str | os.PathLike[str] | None = None,
         environment: Mapping[str, str] | None = None,
         deadline_seconds: float = 10.0,
         launch: Callable[[], Worker] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._launch = launch or Launch(library, dict(environment or {}))
+        self._launch = launch or Launch(None if library is None else os.fspath(library), dict(environment or {}))
         self._deadline = deadline_seconds
         self._lock = threading.RLock()
         self._worker: Worker | None = None

@@ -117,6 +117,10 @@ class Links(Protocol):
 class Processes(Protocol):
     """Processes that have device files open."""
 
+    @property
+    def unreadable(self) -> Sequence[int]:
+        """PIDs whose open files the last scan was not permitted to see; root sees all."""
+
     def holding(self, majors: Iterable[int]) -> tuple[Process, ...]:
         """Every process with an open character device of these majors, by device number and not by path."""
 

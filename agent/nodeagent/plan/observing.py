@@ -44,7 +44,7 @@ class Observer:
             driver=read_driver(files),
             gpus={found.uuid: found for found in gpus},
             netdevs=read_netdevs(files, host.links.uses()),
-            rdma=read_rdma(files),
+            rdma=read_rdma(files, with_counters=False),
             majors=read_majors(files),
             device_nodes=read_device_nodes(files),
             nvml_pid=host.nvml.pid(),
@@ -58,8 +58,11 @@ class Observer:
         found = host.processes.holding(majors) if majors else ()
         known = host.processes.describe(sorted(_gpu_pids(state) - {process.pid for process in found}))
         units = tuple(dict.fromkeys((*KNOWN_SERVICES, *services)))
+        hidden = host.processes.unreadable
+        unseen = (Unknown(f"open files of {len(hidden)} process(es)", "not permitted to look; run as root"),)
         return replace(
             state,
+            unknown=state.unknown + (unseen if hidden else ()),
             processes={process.pid: process for process in (*found, *known)},
             services={service.unit: service for service in host.services.show(units) if service.active},
             nvml_pid=host.nvml.pid(),

@@ -13,7 +13,7 @@ from nodeagent.resources.module_planning import Reload, obstacle, plan_changes, 
 from nodeagent.resources.module_sets import NOUVEAU, NVIDIA, NVIDIA_PEERMEM, RDMA_STACK, nvidia_gpus
 from nodeagent.resources.module_verbs import plan_load, plan_reload, plan_unload
 from nodeagent.resources.module_wishes import Wanted, wanted_modules
-from nodeagent.resources.peer_memory import PeerChoice, choose
+from nodeagent.resources.peer_memory import PeerChoice, choose, driver_is_open
 from nodeagent.state.modules import Liveness
 from nodeagent.state.things import module
 
@@ -151,7 +151,7 @@ def _console(found: KernelModule) -> list[str]:
 def _peer_obstacles(peer: PeerChoice, modules: Modules, state: NodeState) -> tuple[Obstacle, ...]:
     if not peer.problem:
         return ()
-    waits = modules.nvidia is not None and not is_present(NVIDIA, state)
+    waits = modules.nvidia is not None and driver_is_open(modules, state) is None
     return (Obstacle("modules/peermem", module(peer.module or NVIDIA_PEERMEM), peer.problem, peer.advice, waits=waits),)
 
 

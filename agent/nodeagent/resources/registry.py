@@ -12,8 +12,8 @@ from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.node import NodeState
 
 RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
+    "device-nodes": device_nodes.plan,  # stale nodes go before the driver that makes them anew
     "modules": kernel_modules.plan,
-    "device-nodes": device_nodes.plan,
     "mig": mig.plan,
     "links": links.plan,
 }

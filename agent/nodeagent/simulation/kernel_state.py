@@ -92,6 +92,7 @@ class FakeProcess:
     pod_uid: str = ""
     opens: tuple[tuple[int, int], ...] = ()
     gpu_uuid: str = ""
+    mig_uuid: str = ""
     memory_bytes: int = 0
     memory_regions: int = 0
 

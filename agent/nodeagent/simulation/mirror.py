@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from nodeagent.errors import BusyError, GoneError
 
 if TYPE_CHECKING:
     from nodeagent.simulation.kernel_state import FakeProcess, KernelState
@@ -22,11 +25,20 @@ class MachineMirror:
         before = _jobs(old) if old is not None else {}
         now = _jobs(new)
         for pid in set(before) - set(now):
-            self._machine.end_process(pid)
+            self._end(pid)
         for pid, job in now.items():
             if before.get(pid) != job:
-                self._machine.end_process(pid)  # a change that was cut short may have started it already
-                self._machine.start_process(job.gpu_uuid, pid, job.name, job.memory_bytes)
+                with suppress(BusyError, GoneError):  # it no longer fits: the job is there, without GPU memory
+                    self.start(job)
+
+    def start(self, job: FakeProcess) -> None:
+        """Put the job on its GPU, anew if it is there. BusyError when memory is short, GoneError for a MIG device."""
+        self._end(job.pid)
+        self._machine.start_process(job.gpu_uuid, job.pid, job.name, job.memory_bytes, job.mig_uuid or None)
+
+    def _end(self, pid: int) -> None:
+        with suppress(GoneError):
+            self._machine.end_process(pid)
 
 
 def _jobs(state: KernelState) -> dict[int, FakeProcess]:

@@ -25,9 +25,6 @@ from nodeagent.simulation.profiles import RELEASE, Profile, profile
 if TYPE_CHECKING:
     from nodeagent.simulation.machine import SimulatedGpu
 
-MACHINE_VARIABLE = "NVMLSIM_MACHINE"
-"""Environment variable by which the NVML simulator library finds its machine."""
-
 
 class SimulatedNode:
     """One open node. `kernel` sets faults and tells the state, `machine` does the same for the GPUs."""
@@ -41,8 +38,8 @@ class SimulatedNode:
 
     @property
     def nvml_environment(self) -> dict[str, str]:
-        """What a program needs in its environment to see this node's GPUs through the simulator library."""
-        return {MACHINE_VARIABLE: _machine_path(self.directory)}
+        """What a program needs in its environment to see this node's GPUs through NVML."""
+        return self.machine.environment
 
     def host(self, nvml: Literal["worker", "in-process"] = "worker", deadline_seconds: float = 10.0) -> Host:
         """The ports of this node. NVML runs in a worker process, or for one-shot commands in this one."""
@@ -65,36 +62,36 @@ class SimulatedNode:
         from nodeagent.host.nvml_worker import WorkerNvml  # noqa: PLC0415
 
         if kind == "in-process":
-            return InProcessNvml(library_path(), self.nvml_environment)
-        return WorkerNvml(library_path(), self.nvml_environment, deadline_seconds)
+            return InProcessNvml(str(library_path()), self.nvml_environment)
+        return WorkerNvml(str(library_path()), self.nvml_environment, deadline_seconds)
 
     # Jobs: processes that exist only in the simulation.
 
-    def start_job(self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod_uid: str = "") -> int:
-        """Start a fake process that computes on one GPU; its PID. UsageError while it could not open the GPU."""
+    def start_job(  # noqa: PLR0913, PLR0917 - a job is described by this much
+        self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod_uid: str = "", mig_uuid: str = ""
+    ) -> int:
+        """Start a fake process that computes on one GPU, or on a MIG device of it; its PID.
+
+        UsageError while it could not open the GPU. BusyError when memory is short, GoneError for an unknown MIG device.
+        """
         gpu = self._gpu(gpu_index)
-
-        def edit(state: KernelState) -> KernelState:
-            uvm = next((region for region in state.regions if region.name == "nvidia-uvm"), None)
-            if state.drivers.get(gpu.pci_address) != "nvidia" or uvm is None:
-                raise UsageError(f"start job {name}: GPU {gpu_index} has no driver; load nvidia and nvidia_uvm first")
-            opens = ((195, 255), (195, gpu.minor), (uvm.major, 0))
-            fake = FakeProcess(
-                next_pid(state),
-                name,
-                f"{name} --gpu {gpu_index}",
-                "",
-                container,
-                pod_uid,
-                opens,
-                gpu.uuid,
-                memory_bytes,
-            )
-            return replace(state, processes=edited(state.processes, **{str(fake.pid): fake}))
-
         with self.kernel.transaction() as draft:
-            draft.state = edit(draft.state)
-            return max(fake.pid for fake in draft.state.processes.values())
+            opens = _opens(draft.state, gpu, name)
+            command = f"{name} --gpu {gpu_index}"
+            job = FakeProcess(
+                pid=next_pid(draft.state),
+                name=name,
+                command=command,
+                container=container,
+                pod_uid=pod_uid,
+                opens=opens,
+                gpu_uuid=gpu.uuid,
+                mig_uuid=mig_uuid,
+                memory_bytes=memory_bytes,
+            )
+            MachineMirror(self.machine).start(job)  # asked first: when it does not fit, nothing has changed
+            draft.state = replace(draft.state, processes=edited(draft.state.processes, **{str(job.pid): job}))
+        return job.pid
 
     def end_job(self, pid: int) -> None:
         """End a fake process; everything it held is free. UsageError if there is none."""
@@ -130,6 +127,15 @@ class SimulatedNode:
         if not 0 <= index < len(gpus):
             raise UsageError(f"start job: there is no GPU {index}; there are 0 to {len(gpus) - 1}")
         return gpus[index]
+
+
+def _opens(state: KernelState, gpu: SimulatedGpu, name: str) -> tuple[tuple[int, int], ...]:
+    """Device numbers that a CUDA program on this GPU has open."""
+    uvm = next((region for region in state.regions if region.name == "nvidia-uvm"), None)
+    if state.drivers.get(gpu.pci_address) != "nvidia" or uvm is None:
+        reason = f"GPU {gpu.pci_address} has no driver; load nvidia and nvidia_uvm first"
+        raise UsageError(f"start job {name}: {reason}")
+    return ((195, 255), (195, gpu.minor), (uvm.major, 0))
 
 
 def _job(state: KernelState, pid: int) -> FakeProcess:

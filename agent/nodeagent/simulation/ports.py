@@ -136,6 +136,7 @@ class SimulatedProcesses:
     def __init__(self, kernel: SimKernel) -> None:
         self._kernel = kernel
         self._real = ProcProcesses(LocalFiles(), lambda path: device_behind(path, kernel.directory))
+        self.unreadable: tuple[int, ...] = ()  # other users' processes cannot have a file of this directory open
 
     def holding(self, majors: Iterable[int]) -> tuple[Process, ...]:
         wanted = frozenset(majors)

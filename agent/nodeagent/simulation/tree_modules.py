@@ -17,7 +17,7 @@ from nodeagent.state.modules import Liveness
 if TYPE_CHECKING:
     from nodeagent.simulation.kernel_state import KernelState, LoadedModule, LogLine
 
-_ALWAYS = ((1, "mem"), (4, "tty"), (5, "/dev/tty"), (10, "misc"), (13, "input"), (29, "fb"))
+_ALWAYS = ((1, "mem"), (4, "tty"), (5, f"{paths.DEV}/tty"), (10, "misc"), (13, "input"), (29, "fb"))
 _WORDS = {Liveness.LIVE: "Live", Liveness.COMING: "Loading", Liveness.GOING: "Unloading"}
 _MODULE_SPACE = 0xFFFFFFFFC0000000
 _TAINTS = {"P": 1 << 0, "O": 1 << 12, "E": 1 << 13}

@@ -170,5 +170,5 @@ def _nodes(state: KernelState, number: int, rdma: str) -> Entries:
             path = f"{paths.DEV_INFINIBAND}/{name}"
             yield path, Entry(node=DeviceNode(path, 231, minor, 0o666 if module == "ib_uverbs" else 0o600))
             kind = "infiniband_verbs" if module == "ib_uverbs" else "infiniband_mad"
-            yield f"{paths.SYS}/class/{kind}/{name}/ibdev", line(rdma)
-            yield f"{paths.SYS}/class/{kind}/{name}/dev", line(f"231:{minor}")
+            for attribute, text in (("ibdev", rdma), ("dev", f"231:{minor}")):
+                yield f"{paths.SYS}/class/{kind}/{name}/{attribute}", line(text)

@@ -137,7 +137,7 @@ def test_a_file_becomes_a_node_and_a_second_apply_does_nothing(
     assert_device("/dev/nvidia-uvm", kernel.major("nvidia-uvm"), 0)
 
     before, trace = kernel.in_force(), tmp_path / "trace"
-    strace = ("strace", "-f", "-qq", "-y", "-o", str(trace), "-e", f"trace={CHANGING},{OPENING}")
+    strace = ("strace", "-f", "-qq", "-y", "--seccomp-bpf", "-o", str(trace), "-e", f"trace={CHANGING},{OPENING}")
     nodeagent("apply", "--file", file, expect=0, before=strace)
     assert trace.stat().st_size > 0
     assert changes(trace) == []
