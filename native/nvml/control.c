@@ -186,18 +186,13 @@ int nvmlsim_start_process(struct machine *machine, int gpu, uint32_t pid, const 
 	return result;
 }
 
-int nvmlsim_end_process(struct machine *machine, uint32_t pid)
+void nvmlsim_end_process(struct machine *machine, uint32_t pid)
 {
-	int found = 0;
-
 	machine_lock(machine);
 	for (int i = 0; i < MAX_PROCESSES; i++)
-		if (atomic_load(&machine->process[i].used) && machine->process[i].owner.pid == pid) {
+		if (atomic_load(&machine->process[i].used) && machine->process[i].owner.pid == pid)
 			atomic_store(&machine->process[i].used, 0);
-			found = 1;
-		}
 	machine_unlock(machine);
-	return found ? 0 : fail(ESRCH);
 }
 
 int nvmlsim_set_load(struct machine *machine, int gpu, uint32_t percent)

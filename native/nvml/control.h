@@ -24,11 +24,11 @@ int nvmlsim_set_text(struct machine *machine, int gpu, const char *name, const c
 int nvmlsim_get_number(struct machine *machine, int gpu, const char *name, uint64_t *value);
 const char *nvmlsim_get_text(struct machine *machine, int gpu, const char *name);
 
-/* Running. pid 0xffffffff etc. are the caller's business; a pid of a live process is forgotten when that process dies. */
+/* Running. A process whose pid is that of a live one is forgotten when that dies; others stay until they are ended. */
 int nvmlsim_set_driver_loaded(struct machine *machine, int loaded);
 int nvmlsim_start_process(struct machine *machine, int gpu, uint32_t pid, const char *name, uint64_t memory_bytes,
 			  const char *mig_uuid);
-int nvmlsim_end_process(struct machine *machine, uint32_t pid);
+void nvmlsim_end_process(struct machine *machine, uint32_t pid);
 int nvmlsim_set_load(struct machine *machine, int gpu, uint32_t percent);
 int nvmlsim_reset(struct machine *machine, int gpu);
 

@@ -21,7 +21,7 @@ from nodeagent.host.nvml import InProcessNvml
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.state.gpu import MigMode, Placement
 
-BOARDS = ("A100-SXM4-40GB", "A100-SXM4-40GB", "H100-SXM5-80GB")
+BOARDS = ("A100-SXM4-40GB", "A100-SXM4-40GB", "H100-80GB-HBM3")
 DEADLINE_SECONDS = 3
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from nodeagent.errors import GoneError
+
 AMPERE, HOPPER = 7, 9  # NVML_DEVICE_ARCH_*
 BRAND_NVIDIA = 14  # NVML_BRAND_NVIDIA
 
@@ -201,3 +203,11 @@ BOARDS = {
     "A100-PCIE-40GB": A100_PCIE_40GB,
     "H100-80GB-HBM3": H100_80GB_HBM3,
 }
+
+
+def board_named(name: str) -> Board:
+    """The board of this name, with hyphens or spaces. GoneError for one that has no table."""
+    found = BOARDS.get(name.replace(" ", "-"))
+    if found is None:
+        raise GoneError("find", f"board {name}", f"there are tables for {', '.join(BOARDS)}")
+    return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from nodeagent.errors import BusyError, GoneError, HostError, UnsupportedError
-from nodeagent.simulation.boards import BOARDS, Board, GpuInstanceProfile
+from nodeagent.simulation.boards import Board, GpuInstanceProfile, board_named
 from nodeagent.state.gpu import Placement
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _UUIDS = uuids.UUID("6e766d6c-0000-5000-8000-000000000000")
 _ERRORS: dict[int, type[HostError]] = {
     errno.ENODEV: GoneError,
     errno.ENXIO: GoneError,
-    errno.ESRCH: GoneError,
     errno.ENOENT: GoneError,
     errno.EBUSY: BusyError,
     errno.ENOMEM: BusyError,
@@ -42,7 +41,7 @@ _ERRORS: dict[int, type[HostError]] = {
 
 @dataclass(frozen=True)
 class BoardAt:
-    """A board (a key of `boards.BOARDS`) in a slot; the UUID follows from `seed` and the PCI address."""
+    """A board (see `boards.board_named`) in a slot; the UUID follows from `seed` and the PCI address."""
 
     board: str
     pci_address: str
@@ -115,7 +114,7 @@ def _library() -> ctypes.CDLL:
         "nvmlsim_get_text": (text, (machine, gpu, text)),
         "nvmlsim_set_driver_loaded": (gpu, (machine, gpu)),
         "nvmlsim_start_process": (gpu, (machine, gpu, number, text, big, text)),
-        "nvmlsim_end_process": (gpu, (machine, number)),
+        "nvmlsim_end_process": (None, (machine, number)),
         "nvmlsim_set_load": (gpu, (machine, gpu, number)),
         "nvmlsim_reset": (gpu, (machine, gpu)),
         "nvmlsim_fault": (gpu, (machine, gpu, text, number, number, number)),
@@ -136,7 +135,7 @@ def _error(operation: str, subject: str, advice: str = "") -> HostError:
 
 
 class Machine:
-    """A simulated machine; use `create` or `open`. GoneError: it has no such GPU, process or instance."""
+    """A simulated machine; use `create` or `open`. GoneError: it has no such GPU or instance."""
 
     def __init__(self, library: ctypes.CDLL, handle: int, path: str) -> None:
         self._library, self._handle, self.path = library, handle, path
@@ -146,7 +145,7 @@ class Machine:
         """A new machine with the driver loaded, replacing what is at `path` in one step.
 
         NVML opens `device_directory`/nvidiactl and nvidia<minor> where these files exist. The order of the GPUs is that
-        of their PCI addresses, as NVML has it. HostError if the file cannot be made.
+        of their PCI addresses, as NVML has it. GoneError for an unknown board, HostError if the file cannot be made.
         """
         library, temporary = _library(), f"{path}.{os.getpid()}.new"
         if library.nvmlsim_create(os.fsencode(temporary)):
@@ -229,7 +228,8 @@ class Machine:
             raise _error("start process", f"{name} on {mig_uuid or uuid}")
 
     def end_process(self, pid: int) -> None:
-        self._check(self._library.nvmlsim_end_process(self._handle, pid), "end process", str(pid))
+        """The process is gone from every GPU; nothing happens if it was on none."""
+        self._library.nvmlsim_end_process(self._handle, pid)
 
     def set_load(self, uuid: str, percent: int) -> None:
         """Load from 0 to 100; utilisation, temperature, power and energy follow it from now on."""
@@ -307,7 +307,7 @@ class Machine:
         return known.index(uuid)
 
     def _add(self, board_at: BoardAt) -> None:
-        board = BOARDS[board_at.board]
+        board = board_named(board_at.board)
         at = self._library.nvmlsim_add_gpu(self._handle)
         if at < 0:
             raise _error("add", f"GPU {board_at.pci_address}", "a machine has room for 16")

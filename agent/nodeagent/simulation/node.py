@@ -67,31 +67,26 @@ class SimulatedNode:
 
     # Jobs: processes that exist only in the simulation.
 
-    def start_job(  # noqa: PLR0913, PLR0917 - a job is described by this much
-        self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod_uid: str = "", mig_uuid: str = ""
-    ) -> int:
-        """Start a fake process that computes on one GPU, or on a MIG device of it; its PID.
+    def start_job(self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod_uid: str = "") -> int:
+        """Start a fake process that computes on one GPU; its PID.
 
-        UsageError while it could not open the GPU. BusyError when memory is short, GoneError for an unknown MIG device.
+        UsageError while it could not open the GPU. BusyError when memory is short, or MIG mode is on.
         """
+        job = FakeProcess(0, name, name, container=container, pod_uid=pod_uid, memory_bytes=memory_bytes)
+        return self._start(gpu_index, job)
+
+    def start_mig_job(self, gpu_index: int, mig_uuid: str, name: str, memory_bytes: int) -> int:
+        """The same on a MIG device of the GPU. GoneError for one it has not."""
+        return self._start(gpu_index, FakeProcess(0, name, name, mig_uuid=mig_uuid, memory_bytes=memory_bytes))
+
+    def _start(self, gpu_index: int, job: FakeProcess) -> int:
         gpu = self._gpu(gpu_index)
         with self.kernel.transaction() as draft:
-            opens = _opens(draft.state, gpu, name)
-            command = f"{name} --gpu {gpu_index}"
-            job = FakeProcess(
-                pid=next_pid(draft.state),
-                name=name,
-                command=command,
-                container=container,
-                pod_uid=pod_uid,
-                opens=opens,
-                gpu_uuid=gpu.uuid,
-                mig_uuid=mig_uuid,
-                memory_bytes=memory_bytes,
-            )
+            pid, opens = next_pid(draft.state), _opens(draft.state, gpu, job.name)
+            job = replace(job, pid=pid, command=f"{job.name} --gpu {gpu_index}", opens=opens, gpu_uuid=gpu.uuid)
             MachineMirror(self.machine).start(job)  # asked first: when it does not fit, nothing has changed
-            draft.state = replace(draft.state, processes=edited(draft.state.processes, **{str(job.pid): job}))
-        return job.pid
+            draft.state = replace(draft.state, processes=edited(draft.state.processes, **{str(pid): job}))
+        return pid
 
     def end_job(self, pid: int) -> None:
         """End a fake process; everything it held is free. UsageError if there is none."""
