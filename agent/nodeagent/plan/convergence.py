@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nodeagent.plan.executor import Context, Failure, Result, execute
-from nodeagent.plan.model import Plan
+from nodeagent.plan.journal import Phase
+from nodeagent.plan.model import Plan, Transition
 from nodeagent.plan.observing import Observer
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms, sequence
@@ -68,17 +69,36 @@ def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
 
 
 def converge(goal: Goal, context: Context) -> Outcome:
-    """Carry out plans until one is empty, nothing can be done, or something failed; blocked steps stay untouched."""
+    """Carry out plans until one is empty or nothing more can be done; blocked steps stay untouched.
+
+    A unit that failed is not tried again here, but the rest goes on: the next round may have to mend what the restoring
+    of this one changed, such as the numbers of a device node.
+    """
     results: list[Result] = []
-    for round_ in range(MAX_ROUNDS):
+    given_up: dict[str, str] = {}
+    for round_ in range(MAX_ROUNDS + 1):
         state, plan, goal = _survey_settled(goal, context)
-        done = Outcome(state, plan, tuple(results), round_)
-        if not plan.transitions or context.stop() or done.failures:
-            return done
-        ready = (transition for transition in plan.transitions if not context.stop())
-        results.extend(execute(transition, context, goal.terms.owed) for transition in ready)
-    state, plan, _ = _survey_settled(goal, context)
-    return Outcome(state, plan, tuple(results), MAX_ROUNDS)
+        left = _plan_without(given_up, state, goal) if given_up else plan
+        if not left.transitions or round_ == MAX_ROUNDS or context.stop():
+            break
+        for transition in left.transitions:
+            if not context.stop():
+                results.append(execute(transition, context, goal.terms.owed))
+                given_up |= _given_up(transition, results[-1])
+    return Outcome(state, plan, tuple(results), round_)
+
+
+def _plan_without(given_up: Mapping[str, str], state: NodeState, goal: Goal) -> Plan:
+    terms = replace(goal.terms, postponed={**goal.terms.postponed, **given_up})
+    return sequence(goal.wishes(state), state, terms)
+
+
+def _given_up(transition: Transition, result: Result) -> Mapping[str, str]:
+    """Units that failed; if something would not let go, also all that it had to let go for."""
+    units = set(result.failed_units)
+    if any(failure.phase is Phase.QUIESCE for failure in result.failures):
+        units |= {act.unit for act in transition.acts}
+    return dict.fromkeys(units, "failed in this run")
 
 
 def once(goal: Goal, proof: Callable[[Plan], Goal], context: Context) -> Outcome:

@@ -14,18 +14,20 @@ from nodeagent.resources.module_sets import (
     CONFLICTS,
     DUMMY_P2P,
     GDRDRV,
+    MEMBERS,
     NOUVEAU,
     NVIDIA,
     NVIDIA_FS,
     OFED_MARK,
     PACKAGES,
     SAME_BUILD,
+    ModuleSet,
     canonical,
     is_open_license,
     nvidia_gpus,
     release_number,
 )
-from nodeagent.resources.peer_memory import driver_is_open
+from nodeagent.resources.peer_memory import driver_is_open, lacking
 from nodeagent.spec.schema import Flavor, Modules, RdmaStack
 from nodeagent.state.modules import Liveness
 
@@ -188,6 +190,8 @@ def _fit(name: str, file: ModuleFile, context: Context) -> Problem | None:
         return Problem(f"was built against {DUMMY_P2P} and reaches no GPU", "rebuild gdrdrv with the driver's sources")
     if name == NVIDIA_FS:
         return _gpl_only(file, context)
+    if name in MEMBERS[ModuleSet.PEERMEM] and (reason := lacking(name, modules, state)):
+        return Problem(f"will not work: {reason}", "let modules.peermem decide (auto)")
     if name in SAME_BUILD and NVIDIA not in context.reloading:
         return _same_build(file, state)
     if name.startswith("mlx5_") and modules.rdma is not None:

@@ -41,7 +41,7 @@ def plan_changes(loads: Sequence[Wanted], reloads: Sequence[Reload], context: Co
     obstacles = tuple(obstacle(wanted, problems[wanted.name]) for wanted in everything if wanted.name in problems)
     loads = [wanted for wanted in loads if wanted.name not in problems]
     reloads = [reload for reload in reloads if reload.wanted.name not in problems]
-    reloads += _between(loads, reloads, context.state)
+    reloads += _between(loads, reloads, context)
     return Wish(steps=(*_unloads(reloads, context.state), *_loads(loads, reloads, context)), obstacles=obstacles)
 
 
@@ -71,23 +71,22 @@ def _no_way_back(reloads: Iterable[Reload], context: Context) -> dict[str, Probl
     return found
 
 
-def _between(loads: Iterable[Wanted], reloads: Iterable[Reload], state: NodeState) -> list[Reload]:
-    """Loaded modules that stand on a reloaded one and that a new one needs.
+def _between(loads: Iterable[Wanted], reloads: Sequence[Reload], context: Context) -> list[Reload]:
+    """Loaded modules between a reloaded one and another one of this plan, which needs them back or must go before them.
 
-    What merely stands on a reloaded module is restored after all acts by whoever puts the plan in sequence; these have
-    to be back earlier.
+    What merely stands on a reloaded module is taken out before all acts and restored after them by whoever puts the
+    plan in sequence; that is too early, and too late, for these.
     """
+    state, why = context.state, "stands on what is reloaded"
     out = [reload.wanted.name for reload in reloads]
+    unit = min((reload.wanted.unit for reload in reloads), default="")
+    own = {*out, *context.leaving}
     needed = {name for wanted in loads for name in hard_needs(wanted.name, state.module_files)}
-    units = {reload.wanted.unit for reload in reloads}
+    needed |= {name for one in out for name in hard_needs(one, state.module_files)}
     return [
-        Reload(
-            Wanted(name, min(units), "stands on what is reloaded"),
-            "stands on what is reloaded",
-            options_of(name, state),
-        )
+        Reload(Wanted(name, unit, why), why, options_of(name, state))
         for name in dependents(out, state.modules)
-        if name not in out and name in needed
+        if name not in own and (name in needed or own & set(dependents((name,), state.modules)))
     ]
 
 
@@ -115,7 +114,8 @@ def _loads(loads: Iterable[Wanted], reloads: Iterable[Reload], context: Context)
     out = {reload.wanted.name for reload in reloads}
     roots = {wanted.name: wanted for wanted in (*(reload.wanted for reload in reloads), *loads)}
     present = {name for name in (*state.modules, *state.module_files) if is_present(name, state)} - out
-    soft = _usable_soft([wanted.name for wanted in loads], present, context)
+    away = set(dependents(out, state.modules)) - out  # taken out before the acts, restored after them
+    soft = _usable_soft([wanted.name for wanted in loads], present, away, context)
     owners = _owners(tuple(roots.values()), state)
     fixed = {reload.wanted.name: reload.options for reload in reloads if reload.options is not None}
     return tuple(
@@ -124,10 +124,15 @@ def _loads(loads: Iterable[Wanted], reloads: Iterable[Reload], context: Context)
     )
 
 
-def _usable_soft(names: Iterable[str], present: Iterable[str], context: Context) -> tuple[str, ...]:
+def _usable_soft(
+    names: Iterable[str], present: Iterable[str], away: Iterable[str], context: Context
+) -> tuple[str, ...]:
     """Soft dependencies that may be loaded; one that cannot is passed over, as modprobe does."""
-    candidates = soft_candidates(names, context.state.module_files, set(present))
-    return tuple(name for name in candidates if with_needs(name, context) is None)
+    files, away = context.state.module_files, frozenset(away)
+    candidates = soft_candidates(names, files, set(present))
+    return tuple(
+        name for name in candidates if away.isdisjoint(hard_needs(name, files)) and with_needs(name, context) is None
+    )
 
 
 def _owners(roots: Sequence[Wanted], state: NodeState) -> Mapping[str, Wanted]:

@@ -45,23 +45,23 @@ def choose(modules: Modules, state: NodeState) -> PeerChoice:
     if modules.peermem is PeerMemory.AUTO:
         return _auto(modules, state)
     way = modules.peermem
-    lacking = _LACKING[way](modules, state)
-    if lacking:
-        return PeerChoice(problem=f"{way} will not work: {lacking}", advice="set modules.peermem to auto")
+    reason = _LACKING[way](modules, state)
+    if reason:
+        return PeerChoice(problem=f"{way} will not work: {reason}", advice="set modules.peermem to auto")
     return PeerChoice(module=_MODULE[way], why=f"peer memory: {way}, as modules.peermem says")
 
 
 def _auto(modules: Modules, state: NodeState) -> PeerChoice:
     """DMA-BUF where it works: nothing has to be loaded and no OFED reload can break it. Else a module that fits."""
-    lacking: list[str] = []
+    reasons: list[str] = []
     for way in (PeerMemory.DMA_BUF, PeerMemory.NVIDIA_PEERMEM, PeerMemory.NV_PEER_MEM):
         reason = _LACKING[way](modules, state)
         if not reason:
-            because = f" ({'; '.join(lacking)})" if lacking else f" ({_dma_buf_reason(state)})"
+            because = f" ({'; '.join(reasons)})" if reasons else f" ({_dma_buf_reason(state)})"
             return PeerChoice(module=_MODULE[way], why=f"peer memory: {way}{because}")
-        lacking.append(f"no {way}: {reason}")
+        reasons.append(f"no {way}: {reason}")
     return PeerChoice(
-        problem="no way to peer memory: " + "; ".join(lacking),
+        problem="no way to peer memory: " + "; ".join(reasons),
         advice="use the open driver on kernel 5.12 or newer, or install OFED and a driver built against it",
     )
 
@@ -117,6 +117,12 @@ def _without_nv_peer_mem(_modules: Modules, state: NodeState) -> str:
     if not (state.is_loaded(OFED_MARK) or OFED_MARK in hard_needs("ib_core", state.module_files)):
         return "nv_peer_mem needs the RDMA stack of OFED"
     return ""
+
+
+def lacking(module: str, modules: Modules, state: NodeState) -> str:
+    """Why a peer memory module would refuse to load, "" if it would not, or is no such module."""
+    way = next((way for way, name in _MODULE.items() if name == module and name), None)
+    return _LACKING[way](modules, state) if way else ""
 
 
 _LACKING = {

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,9 +56,11 @@ def nodeagent() -> Command:
     def run(*words: str, expect: int, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
         command = [*before, sys.executable, "-m", "nodeagent", *words]
+        started = time.monotonic()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        print(f"$ nodeagent {' '.join(words)}\nexit {done.returncode}\n{done.stdout}{done.stderr}")
-        assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+        ended = f"exit {done.returncode} after {time.monotonic() - started:.1f} s\n{done.stdout}{done.stderr}"
+        print(f"$ nodeagent {' '.join(words)}\n{ended}")
+        assert done.returncode == expect, ended
         return done
 
     return run
