@@ -61,7 +61,7 @@ for line in sys.stdin:
 
 
 class Client:
-    """One process with nvidia-ml-py: `client("expression")` is its value through JSON, or "error N" for an NVML error."""
+    """One process with nvidia-ml-py: `client("expression")` is its value through JSON, or "error N" of NVML."""
 
     def __init__(self, environment: dict[str, str], prelude: str = "") -> None:
         self.process = subprocess.Popen(

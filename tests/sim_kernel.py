@@ -57,7 +57,9 @@ def open_rig(place: str, name: str = "dgx-a100") -> Rig:
     return Rig(kernel, LibKmod(place, RELEASE, kernel), SimulatedFiles(kernel))
 
 
-def start_python(program: str, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start_python(
+    program: str, *arguments: str, environment: Mapping[str, str] | None = None, before: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     """Another process that sees this package and these tests, with pipes to talk to it."""
     path = os.pathsep.join(folder for folder in sys.path if folder)
     variables = {**os.environ, **(environment or {}), "PYTHONPATH": path}

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sim_kernel import line_from, start_python
-from sim_node import GIB, PERSISTENCED, SimNode, Told, loaded, sim_node, text_of
 
 from nodeagent.cli import main
 from nodeagent.plan.journal import Phase
 from nodeagent.resources.base import Step
 from nodeagent.resources.mig_steps import SetMigMode
 from nodeagent.simulation.kernel_state import LoadedModule
+from sim_kernel import line_from, start_python
+from sim_node import GIB, PERSISTENCED, SimNode, Told, loaded, sim_node, text_of
 
 CONTAINER = "4f0c1a7be2d94f0c1a7be2d94f0c1a7be2d94f0c1a7be2d94f0c1a7be2d9aa01"
 POD = "0f3c1d9e-53b0-4f6e-8a55-6f1d0c2b7a11"

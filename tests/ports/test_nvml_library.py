@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from nvml_client import Client
 
 from nodeagent.errors import BusyError, GoneError, HostError
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nvml_client import Client
 
 SLOTS = (
     BoardAt("H100-80GB-HBM3", "0000:9b:00.0", 0, "test"),
@@ -17,6 +17,7 @@ SLOTS = (
 )
 A100, H100, A100_PCIE = 0, 1, 2  # NVML indices: by PCI address, not by minor
 GIB = 2**30
+NO_INSTANCE = 0xFFFFFFFF
 BAD_ARGUMENT, UNSUPPORTED, DENIED, MISSING = "error 2", "error 3", "error 4", "error 6"
 NOT_LOADED, TIMED_OUT, LOST = "error 9", "error 10", "error 15"
 
@@ -119,8 +120,8 @@ def test_memory_is_what_the_processes_take(client, machine, uuids):
     plain = client("(lambda m: [m.total, m.used, m.free])(nvmlDeviceGetMemoryInfo(g0))")
     assert plain[0] == 40 * GIB
     assert plain[1] + plain[2] == plain[0]
-    machine.start_process(uuids[A100], 4000001, "train", 3 * GIB)
-    machine.start_process(uuids[A100], 4000002, "serve", 2 * GIB)
+    machine.start_process(uuids[A100], 5000001, "train", 3 * GIB)
+    machine.start_process(uuids[A100], 5000002, "serve", 2 * GIB)
     versioned = "(lambda m: [m.total, m.reserved, m.used, m.free])(nvmlDeviceGetMemoryInfo(g0, nvmlMemory_v2))"
     total, reserved, used, free = client(versioned)
     assert (used, reserved, free) == (5 * GIB, plain[1], total - plain[1] - 5 * GIB)
@@ -128,21 +129,21 @@ def test_memory_is_what_the_processes_take(client, machine, uuids):
     assert client("nvmlDeviceGetMemoryInfo(g1, nvmlMemory_v2).used") == 0
     assert client("nvmlDeviceGetBAR1MemoryInfo(g0).bar1Total") == 64 * GIB
     with pytest.raises(BusyError):
-        machine.start_process(uuids[A100], 4000003, "greedy", 36 * GIB)
+        machine.start_process(uuids[A100], 5000003, "greedy", 36 * GIB)
 
 
 def test_processes_are_listed_until_they_end(client, machine, uuids):
     listing = "[(p.pid, p.usedGpuMemory, p.gpuInstanceId) for p in nvmlDeviceGetComputeRunningProcesses(g0)]"
     assert client(listing) == []
-    machine.start_process(uuids[A100], 4000001, "train", GIB)
-    assert client(listing) == [[4000001, GIB, None]]
-    assert client(listing.replace("Processes(", "Processes_v2(")) == [[4000001, GIB, None]]
-    assert client("nvmlSystemGetProcessName(4000001)") == "train"
+    machine.start_process(uuids[A100], 5000001, "train", GIB)
+    assert client(listing) == [[5000001, GIB, NO_INSTANCE]]
+    assert client(listing.replace("Processes(", "Processes_v2(")) == [[5000001, GIB, NO_INSTANCE]]
+    assert client("nvmlSystemGetProcessName(5000001)") == "train"
     assert client("nvmlDeviceGetGraphicsRunningProcesses(g0)") == []
-    machine.end_process(4000001)
-    machine.end_process(4000001)
+    machine.end_process(5000001)
+    machine.end_process(5000001)
     assert client(listing) == []
-    assert client("nvmlSystemGetProcessName(4000001)") == MISSING
+    assert client("nvmlSystemGetProcessName(5000001)") == MISSING
 
 
 def test_a_process_that_dies_is_forgotten(client, machine, environment, uuids):
@@ -152,8 +153,9 @@ def test_a_process_that_dies_is_forgotten(client, machine, environment, uuids):
     assert client("len(nvmlDeviceGetComputeRunningProcesses(g0))") == 0
 
 
-@pytest.mark.parametrize(("index", "idle_mw", "max_mw"), [(A100, 55000, 400000), (H100, 70000, 700000)])
-def test_telemetry_follows_the_load(client, machine, uuids, index, idle_mw, max_mw):
+@pytest.mark.parametrize("board", [(A100, 55000, 400000), (H100, 70000, 700000)], ids=["A100", "H100"])
+def test_telemetry_follows_the_load(client, machine, uuids, board):
+    index, idle_mw, max_mw = board
     assert client(f"nvmlDeviceGetUtilizationRates(g{index}).gpu") == 0
     assert client(f"nvmlDeviceGetPowerUsage(g{index})") == idle_mw
     idle_clock = client(f"nvmlDeviceGetClockInfo(g{index}, NVML_CLOCK_SM)")
@@ -252,13 +254,13 @@ def test_faults_count_down(machine, uuids, client, other):
 
 
 def test_a_fault_meets_every_version_of_a_function(machine, uuids, client):
-    machine.fail(uuids[A100], "nvmlDeviceGetPciInfo", 999)
+    machine.fail(uuids[A100], "nvmlDeviceGetComputeRunningProcesses", 999)
     machine.fail(None, "nvmlDeviceGetHandleByIndex_v2", 17, 1)
-    assert client("nvmlDeviceGetPciInfo_v2(g0)") == "error 999"
-    assert client("nvmlDeviceGetPciInfo_v3(g0)") == "error 999"
+    assert client("nvmlDeviceGetComputeRunningProcesses_v2(g0)") == "error 999"
+    assert client("nvmlDeviceGetComputeRunningProcesses_v3(g0)") == "error 999"
     assert client("nvmlDeviceGetHandleByIndex(0)") == "error 17"
     machine.clear_faults()
-    assert client("nvmlDeviceGetPciInfo(g0).bus") == 10
+    assert client("nvmlDeviceGetComputeRunningProcesses(g0)") == []
 
 
 def test_a_fault_on_any_function_of_one_gpu(machine, uuids, client):
@@ -318,7 +320,7 @@ def test_the_controller_names_what_is_wrong(machine, tmp_path):
         machine.set_load("GPU-0", 10)
     with pytest.raises(HostError, match="set load"):
         machine.set_load(machine.gpus[0].uuid, 101)
-    with pytest.raises(GoneError, match="board V100.*A100-SXM4-40GB"):
+    with pytest.raises(GoneError, match=r"board V100.*A100-SXM4-40GB"):
         Machine.create(str(tmp_path / "bad"), [BoardAt("V100", "0000:01:00.0", 0)], "", "580.95.05")
     assert not list(tmp_path.glob("bad*"))
     (tmp_path / "nonsense").write_bytes(b"x" * 100)
@@ -330,6 +332,6 @@ def test_the_controller_names_what_is_wrong(machine, tmp_path):
 
 def test_several_controllers_share_a_machine(machine, uuids, client):
     with Machine.open(machine.path) as again:
-        again.start_process(uuids[A100], 4000001, "train", GIB)
-    machine.end_process(4000001)
+        again.start_process(uuids[A100], 5000001, "train", GIB)
+    machine.end_process(5000001)
     assert client("nvmlDeviceGetComputeRunningProcesses(g0)") == []

@@ -7,8 +7,6 @@ from dataclasses import replace
 import pytest
 
 from module_world import (
-    RELEASE,
-    VERMAGIC,
     apply_wish,
     files,
     gpu_function,
@@ -23,7 +21,7 @@ from nodeagent.resources.kernel_modules import names_of_interest, plan
 from nodeagent.resources.module_steps import LoadModule, UnloadModule
 from nodeagent.spec.schema import Flavor, NamedModule, NvidiaModules, PeerMemory, RdmaModules, RdmaStack
 from nodeagent.state.gpu import NvidiaDriver
-from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness
+from nodeagent.state.modules import KernelModule, Liveness
 
 
 def loads(wish):
@@ -148,70 +146,6 @@ def test_two_places_that_want_a_parameter_differently():
     assert "two places want parameter NVreg_EnableStreamMemOPs differently" in only_obstacle(plan(spec, node()))
 
 
-ONE = {"named": {"bridge": NamedModule()}}
-
-
-@pytest.mark.parametrize(
-    ("state", "text"),
-    [
-        (node(module_files=files(without=["bridge"])), f"no file for kernel {RELEASE}"),
-        (node(module_files=files(without=["stp"])), "needs module stp: no file"),
-        (
-            node(module_files=files(module_file("bridge", install_command="/bin/false"))),
-            "its install command is /bin/false",
-        ),
-        (
-            node(module_files=files(module_file("llc", install_command="/usr/bin/true"))),
-            "needs module llc: its install",
-        ),
-        (node(module_files=files(module_file("bridge", vermagic="5.10.0 SMP"))), "is built for kernel 5.10.0"),
-        (
-            node(kernel=KernelPolicy(RELEASE, command_line_blacklist=("bridge",))),
-            "module_blacklist on the kernel command",
-        ),
-        (node(kernel=KernelPolicy(RELEASE, modules_disabled=True)), "kernel.modules_disabled is 1"),
-        (
-            node(
-                kernel=KernelPolicy(RELEASE, signature_enforced=True),
-                module_files=files(module_file("bridge", signer="")),
-            ),
-            "is not signed, and the kernel enforces signatures",
-        ),
-        (
-            node(
-                kernel=KernelPolicy(RELEASE, lockdown="integrity"), module_files=files(module_file("bridge", signer=""))
-            ),
-            "is not signed, and kernel lockdown is integrity",
-        ),
-        (node(modules={"bridge": KernelModule("bridge", Liveness.COMING)}), "is coming in the kernel"),
-        (node(modules={"bridge": KernelModule("bridge", Liveness.GOING)}), "is going in the kernel"),
-    ],
-)
-def test_refused_before_anything_is_touched(state, text):
-    assert text in only_obstacle(plan(wants(**ONE), state))
-
-
-def test_a_blacklist_counts_for_an_alias_only():
-    changed = module_file("br_netfilter", blacklisted=True, aliases=("net-filter-bridge",))
-    state = node(module_files=files(changed))
-    assert loads(plan(wants(named={"br_netfilter": NamedModule()}), state))[-1] == "br_netfilter"
-    text = only_obstacle(plan(wants(named={"net_filter_bridge": NamedModule()}), state))
-    assert "net_filter_bridge is an alias of blacklisted module br_netfilter" in text
-
-
-def test_builtin_modules_want_no_load():
-    state = node(module_files=files(module_file("bridge", builtin=True), module_file("llc", builtin=True)))
-    assert plan(wants(**ONE), state).steps == ()
-    assert loads(plan(wants(named={"br_netfilter": NamedModule()}), state)) == ["stp", "br_netfilter"]
-
-
-def test_a_parameter_of_a_builtin_module_belongs_to_the_kernel_command_line():
-    builtin = KernelModule("ib_core", Liveness.BUILTIN, parameters=(("netns_mode", "Y"),))
-    spec = wants(named={"ib_core": NamedModule({"netns_mode": "0"})})
-    text = only_obstacle(plan(spec, node(modules={"ib_core": builtin})))
-    assert "is built into the kernel: parameter netns_mode is Y, wanted is 0" in text
-
-
 def test_flavor_on_disk_is_checked_by_license():
     spec = wants(nvidia=NvidiaModules(flavor=Flavor.PROPRIETARY, uvm=False, modeset=False))
     text = only_obstacle(plan(spec, node()))
@@ -305,7 +239,7 @@ def test_absent_without_blacklist_is_remarked():
 def test_soft_dependencies_come_around_the_module_and_never_block_it():
     changed = module_file("bridge", softdeps_pre=("psample", "gone"), softdeps_post=("tls", "video"))
     broken = module_file("video", install_command="/bin/false")
-    wish = plan(wants(**ONE), node(module_files=files(changed, broken)))
+    wish = plan(wants(named={"bridge": NamedModule()}), node(module_files=files(changed, broken)))
     assert loads(wish) == ["llc", "stp", "psample", "bridge", "tls"]
     assert [step.unit for step in wish.steps if step.subject.name in ("psample", "tls")] == [
         "modules/soft/psample",
@@ -316,22 +250,12 @@ def test_soft_dependencies_come_around_the_module_and_never_block_it():
 
 def test_a_soft_dependency_that_needs_the_module_itself_comes_after_it():
     changed = module_file("bridge", softdeps_pre=("br_netfilter",))
-    assert loads(plan(wants(**ONE), node(module_files=files(changed)))) == ["llc", "stp", "bridge", "br_netfilter"]
-
-
-def test_gdrdrv_against_the_dummy_object_is_refused():
-    changed = (module_file("gdrdrv", depends=("nv_p2p_dummy",)), module_file("nv_p2p_dummy"))
-    assert "was built against nv_p2p_dummy" in only_obstacle(
-        plan(wants(gdrcopy=True), node(module_files=files(*changed)))
-    )
-
-
-@pytest.mark.parametrize(("version", "refused"), [("2.17.5", True), ("2.28.4", True), ("2.17.3", False)])
-def test_nvidia_fs_against_the_proprietary_driver(version, refused):
-    changed = (module_file("nvidia", license="NVIDIA"), module_file("nvidia_fs", version=version))
-    wish = plan(wants(gds=True), node("nvidia", module_files=files(*changed)))
-    assert bool(wish.obstacles) is refused
-    assert "GPL-only" in only_obstacle(wish) if refused else loads(wish) == ["nvidia_fs"]
+    assert loads(plan(wants(named={"bridge": NamedModule()}), node(module_files=files(changed)))) == [
+        "llc",
+        "stp",
+        "bridge",
+        "br_netfilter",
+    ]
 
 
 OFED = (
@@ -367,11 +291,6 @@ def test_names_of_interest_cover_the_stack_and_both_peer_modules():
     assert "gdrdrv" in names_of_interest(wants(named={"nvidia": NamedModule()}))
 
 
-def test_the_loaded_vermagic_of_another_release_does_not_matter_for_what_is_loaded():
-    changed = files(module_file("bridge", vermagic=VERMAGIC.replace("6.1", "6.2")))
-    assert plan(wants(**ONE), node("bridge", module_files=changed)).obstacles == ()
-
-
 def test_no_section_no_plan():
     assert plan(replace(wants(), modules=None), node("nvidia")).steps == ()
 
@@ -382,3 +301,28 @@ def test_driver_parameters_of_proc_count_too():
     driver = NvidiaDriver("570.124.06", is_open=True, parameters=(("EnableStreamMemOPs", "1"),))
     spec = wants(nvidia=NvidiaModules(uvm=False, modeset=False, parameters={"EnableStreamMemOPs": "0x1"}))
     assert plan(spec, replace(state, modules=bare, driver=driver)).steps == ()
+
+
+def test_what_lies_between_two_reloaded_modules_is_reloaded_with_them():
+    named = {"nvidia_drm": NamedModule({"modeset": "1"})}
+    section = NvidiaModules(uvm=False, modeset=False, parameters={"EnableStreamMemOPs": "1"})
+    state = node("nvidia_drm")
+    wish = plan(wants(nvidia=section, named=named), state)
+    assert unloads(wish) == ["nvidia_drm", "nvidia_modeset", "nvidia"]
+    assert loads(wish) == ["nvidia", "nvidia_modeset", "nvidia_drm"]
+    wish = plan(wants(nvidia=section, absent=("nvidia_drm",)), state)
+    assert unloads(wish) == ["nvidia_drm", "nvidia_modeset", "nvidia"]
+    assert "nvidia_drm" not in apply_wish(wish, state).modules
+
+
+def test_a_soft_dependency_is_passed_over_when_what_it_needs_is_taken_out_meanwhile():
+    state = node("ib_cm", module_files=files(module_file("video", softdeps_post=("ib_ipoib",))))
+    wish = plan(wants(named={"ib_core": NamedModule({"netns_mode": "1"}), "video": NamedModule()}), state)
+    assert loads(wish) == ["ib_core", "video"]
+    assert "ib_cm" in apply_wish(wish, state).modules
+
+
+def test_a_peer_module_that_would_refuse_is_not_loaded_by_name_either():
+    deaf = module_file("nvidia_peermem", depends=("i2c_core", "nvidia"), imports=())
+    wish = plan(wants(named={"nvidia_peermem": NamedModule()}), node(module_files=files(deaf)))
+    assert "was built without the peer memory API" in only_obstacle(wish)

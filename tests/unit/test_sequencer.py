@@ -229,3 +229,15 @@ def test_what_is_owed_comes_back_unless_it_is_there_or_decided_otherwise() -> No
         ["load module gdrdrv"],
     ]
     assert found.transitions[1].is_owed
+
+
+def test_steps_on_a_gpu_wait_for_the_reload_of_its_driver() -> None:
+    idle = replace(busy_node(), processes={}, services={})
+    idle = replace(idle, modules={"nvidia": loaded("nvidia", extra=1)})
+    reload = (
+        UnloadModule(subject=module("nvidia"), unit="modules/nvidia", serves=Disturbs.GPU),
+        LoadModule(subject=module("nvidia"), unit="modules/nvidia"),
+    )
+    found = plan(*reload, change(0), state=idle)
+    assert [entry.cause for entry in found.blocked] == ["waits for: unload module nvidia"]
+    assert words(found.transitions[0].acts) == ["unload module nvidia", "load module nvidia"]

@@ -8,10 +8,14 @@ import time
 from collections.abc import MutableMapping
 
 
+SEND_SECONDS = 1.0  # a service manager that does not read must not stop the loop
+
+
 class Notifier:
     """Talks to the socket in NOTIFY_SOCKET; does nothing where there is none.
 
-    The variables are taken out of the environment, so that children do not speak for the agent.
+    The variables are taken out of the environment, so that children do not speak for the agent. `watchdog_seconds` is
+    how long the service manager waits between two signs of progress, 0 where it does not watch.
     """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
@@ -19,13 +23,14 @@ class Notifier:
         microseconds = environment.pop("WATCHDOG_USEC", "")
         owner = environment.pop("WATCHDOG_PID", "")
         for_us = not owner or owner == str(os.getpid())
-        self.watchdog_seconds = int(microseconds) / 1e6 if microseconds.isdigit() and for_us else None
+        # 0 means no watchdog; taken for a time it would make the loop spin.
+        self.watchdog_seconds = int(microseconds) / 1e6 if microseconds.isdecimal() and for_us else 0.0
 
     def ready(self, status: str) -> None:
-        self._send(f"READY=1\nSTATUS={status}")
+        self._send(f"READY=1\nSTATUS={_one_line(status)}")
 
     def status(self, text: str) -> None:
-        self._send(f"STATUS={text}")
+        self._send(f"STATUS={_one_line(text)}")
 
     def reloading(self) -> None:
         """Needs the time since boot (sd_notify(3), MONOTONIC_USEC), or Type=notify-reload would wait for ever."""
@@ -36,7 +41,7 @@ class Notifier:
 
     def progress(self) -> None:
         """Feed the watchdog. Only the loop itself may call this, after it has got something done."""
-        if self.watchdog_seconds is not None:
+        if self.watchdog_seconds:
             self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:
@@ -44,8 +49,14 @@ class Notifier:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(SEND_SECONDS)
             try:
                 sender.connect(address)
                 sender.sendall(message.encode())
             except OSError:
                 return  # a service manager that went away must not take the node's agent with it
+
+
+def _one_line(text: str) -> str:
+    """A line feed would begin another assignment of the protocol."""
+    return " ".join(text.split())

@@ -71,15 +71,21 @@ class _Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a transition. `failed_units` are to be backed off; `acted` are the acts that stand."""
+    """What came of a transition. `failed_units` are to be backed off; `acted` are the acts that stand.
+
+    `held_back` are the units of the acts that were not begun because quiescing failed: it is for them that things would
+    be quiesced again, so they are backed off instead of the unit of the quiesce step.
+    """
 
     acted: tuple[Step, ...]
     failures: tuple[Failure, ...]
     stopped: bool = False
+    held_back: frozenset[str] = frozenset()
 
     @property
     def failed_units(self) -> frozenset[str]:
-        return frozenset(failure.step.unit for failure in self.failures)
+        refused = (failure.step.unit for failure in self.failures if failure.phase is not Phase.QUIESCE)
+        return self.held_back.union(refused)
 
 
 def execute(transition: Transition, context: Context, owed: Sequence[Step] = ()) -> Result:
@@ -95,7 +101,8 @@ def execute(transition: Transition, context: Context, owed: Sequence[Step] = ())
     acted, stopped = _act(run, transition.acts) if ready else ((), False)
     _restore(run, transition, quieted)
     context.journal.end()
-    return Result(acted, tuple(run.failures), stopped)
+    held_back = frozenset() if ready else frozenset(step.unit for step in transition.acts)
+    return Result(acted, tuple(run.failures), stopped, held_back)
 
 
 def _quiesce(run: _Run, transition: Transition) -> tuple[Thing, ...]:

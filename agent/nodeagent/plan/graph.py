@@ -69,9 +69,12 @@ class Graph:
         return self.names.get(thing, str(thing))
 
 
-def build_graph(state: NodeState, own_services: Iterable[str]) -> Graph:
-    """The graph of a state; `own_services` are the units we may stop, so their processes appear as the service."""
-    owners = _owners(state, frozenset(own_services))
+def build_graph(state: NodeState, own_services: Iterable[str], own_pids: Iterable[int] = ()) -> Graph:
+    """The graph of a state; `own_services` are the units we may stop, so their processes appear as the service.
+
+    `own_pids` are NVML workers besides the observer's own, as that of an agent which runs while a one-shot command looks.
+    """
+    owners = _owners(state, frozenset(own_services), own_pids)
     holders: dict[Thing, list[Hold]] = defaultdict(list)
     for hold in _all_holds(state, owners):
         if hold not in holders[hold.held]:
@@ -80,15 +83,14 @@ def build_graph(state: NodeState, own_services: Iterable[str]) -> Graph:
     return Graph({held: tuple(holds) for held, holds in holders.items()}, names)
 
 
-def _owners(state: NodeState, own_services: frozenset[str]) -> Mapping[int, Thing]:
-    """PID -> the thing we stop instead of the process: a known service, or our NVML worker."""
+def _owners(state: NodeState, own_services: frozenset[str], own_pids: Iterable[int]) -> Mapping[int, Thing]:
+    """PID -> the thing we stop instead of the process: a known service, or our NVML worker (one, for one step)."""
     owners = {
         pid: service(unit) for unit, found in state.services.items() if unit in own_services for pid in found.pids
     }
     owners |= {pid: service(found.unit) for pid, found in state.processes.items() if found.unit in own_services}
-    if state.nvml_pid is not None:
-        owners[state.nvml_pid] = nvml_worker(state.nvml_pid)
-    return owners
+    workers = (*(() if state.nvml_pid is None else (state.nvml_pid,)), *own_pids)
+    return owners | {pid: nvml_worker(workers[0]) for pid in workers}
 
 
 def _all_holds(state: NodeState, owners: Mapping[int, Thing]) -> Iterator[Hold]:

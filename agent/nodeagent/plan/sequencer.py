@@ -21,13 +21,14 @@ class Terms:
     """The terms under which to plan: what may be disturbed, which services are ours to stop, what is owed or must wait.
 
     `owed` are steps that bring back what an interrupted transition took away. `postponed` maps a unit to the reason why
-    it is not tried now.
+    it is not tried now. `own_pids` are NVML workers of a running agent, which would let go as the observer's own does.
     """
 
     disruption: Disruption = field(default_factory=Disruption)
     services: tuple[str, ...] = ()
     owed: tuple[Step, ...] = ()
     postponed: Mapping[str, str] = field(default_factory=dict)
+    own_pids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class _Task:
 def sequence(wishes: Iterable[Wish], state: NodeState, terms: Terms) -> Plan:
     """The plan that fulfils the wishes on this state under these terms; pure."""
     wishes = tuple(wishes)
-    graph = build_graph(state, terms.services)
+    graph = build_graph(state, terms.services, terms.own_pids)
     steps = tuple(step for wish in wishes for step in wish.steps)
     tasks, blocked = _sort_out(steps, graph, terms)
     groups = _group(tasks)
@@ -74,7 +75,14 @@ def _sort_out(steps: Sequence[Step], graph: Graph, terms: Terms) -> tuple[tuple[
             stuck.setdefault(step.subject, step)
         else:
             tasks.append(found)
+            stuck |= _led_away(step, graph)
     return _drop_half_units(tasks, blocked)
+
+
+def _led_away(step: Step, graph: Graph) -> Mapping[Thing, Step]:
+    """Devices whose driver this step takes away: what is planned for them rests on what will no longer be true."""
+    holds = (hold for thing in step.gone for hold in graph.holders.get(thing, ()))
+    return {hold.holder: step for hold in holds if hold.holder.kind in PASS_THROUGH}
 
 
 def _drop_half_units(tasks: list[_Task], blocked: list[Blocked]) -> tuple[tuple[_Task, ...], tuple[Blocked, ...]]:

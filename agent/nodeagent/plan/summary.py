@@ -14,9 +14,12 @@ from nodeagent.state.node import NodeState
 from nodeagent.state.things import gpu, module
 
 
-def state_document(state: NodeState) -> dict[str, Any]:
-    """Driver, GPUs with their MIG layout and holders, loaded modules, interfaces, RDMA devices, what is unknown."""
-    graph = build_graph(state, KNOWN_SERVICES)
+def state_document(state: NodeState, own_pids: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Driver, GPUs with their MIG layout and holders, loaded modules, interfaces, RDMA devices, what is unknown.
+
+    `own_pids` are NVML workers of a running agent (see `Terms`).
+    """
+    graph = build_graph(state, KNOWN_SERVICES, own_pids)
     return {
         "schemaVersion": SCHEMA_VERSION,
         "kernel": {"release": state.kernel.release, "lockdown": state.kernel.lockdown},
@@ -69,8 +72,14 @@ def _module(found: KernelModule, state: NodeState, graph: Graph) -> dict[str, An
         "version": found.version,
         "srcversion": found.srcversion,
         "reloadPending": outdated,
-        "holders": [graph.name(hold.holder) for hold in graph.holders.get(module(found.name), ()) if hold.refuses],
+        "holders": _module_holders(found.name, graph),
     }
+
+
+def _module_holders(name: str, graph: Graph) -> list[str]:
+    """Each once, however many of its files hold on."""
+    names = (graph.name(hold.holder) for hold in graph.holders.get(module(name), ()) if hold.refuses)
+    return list(dict.fromkeys(names))
 
 
 def _link(found: Netdev) -> dict[str, Any]:

@@ -76,18 +76,31 @@ class TreeWriter:
             self._put(self._at(path), new[path])
 
     def _put(self, place: str, entry: Entry) -> None:
-        os.makedirs(os.path.dirname(place), exist_ok=True)
+        """One entry. A module brings hundreds of files: few system calls for each, folders only when one is missing."""
         if entry.node is not None:
             write_node(place, entry.node, self._scratch)
             return
+        temporary = self._link(entry.link) if entry.link else self._file(entry.text)
+        try:
+            os.rename(temporary, place)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            os.rename(temporary, place)
+
+    def _file(self, text: str) -> str:
+        descriptor = os.open(self._scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+        return self._scratch
+
+    def _link(self, target: str) -> str:
+        temporary = f"{self._scratch}.link"  # another name, or a file might be written through a link left by a kill
         with suppress(FileNotFoundError):
-            os.unlink(self._scratch)
-        if entry.link:
-            os.symlink(entry.link, self._scratch)
-        else:
-            with open(self._scratch, "w", encoding="utf-8") as file:
-                file.write(entry.text)
-        os.rename(self._scratch, place)
+            os.unlink(temporary)
+        os.symlink(target, temporary)
+        return temporary
 
     def _remove(self, place: str) -> None:
         with suppress(FileNotFoundError):

@@ -45,15 +45,24 @@ class Backoff:
     def postponed(self, now: float) -> dict[str, str]:
         """Units that must wait, with the reason for a person."""
         return {
-            unit: f"failed {wait.failures} time(s), next try in {wait.until - now:.0f} s: {wait.reason}"
+            unit: f"failed {_times(wait.failures)}, next try in {wait.until - now:.0f} s: {wait.reason}"
             for unit, wait in self._waits.items()
             if wait.until > now
         }
 
-    def next_try(self, now: float) -> float | None:
-        """Seconds until some unit may be tried again, None when none waits."""
-        return max(0.0, min(wait.until for wait in self._waits.values()) - now) if self._waits else None
+    def next_try(self, since: float, now: float) -> float | None:
+        """Seconds until some unit may be tried again, None when none waits.
+
+        A wait that was over at `since`, when the last pass began, does not count: that pass was free to try the unit, and
+        if it did not, something else is in the way, which trying again at once would not move.
+        """
+        pending = [wait.until for wait in self._waits.values() if wait.until > since]
+        return max(0.0, min(pending) - now) if pending else None
 
     @property
     def waits(self) -> dict[str, Wait]:
         return dict(self._waits)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times in a row"

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from nodeagent import __version__
 from nodeagent.plan.convergence import Outcome
 from nodeagent.plan.document import SCHEMA_VERSION, failure_document, plan_document
+
+
+class Condition(StrEnum):
+    """How the node stands, in one word.
+
+    starting: not looked at yet. converging: steps are being taken. converged: as the file says. blocked: somebody is in
+    the way. waiting: nobody is, but something cannot be done now or may not be by policy. failing: a step or the
+    observation failed, and is tried again later.
+    """
+
+    STARTING = "starting"
+    CONVERGING = "converging"
+    CONVERGED = "converged"
+    BLOCKED = "blocked"
+    WAITING = "waiting"
+    FAILING = "failing"
 
 
 @dataclass(frozen=True)
@@ -35,52 +52,69 @@ class Pass:
 
 @dataclass(frozen=True)
 class Status:
-    """Everything a reader may know, replaced as a whole."""
+    """Everything a reader may know, replaced as a whole.
+
+    `step` is the step being taken, "" between transitions. `spec_error` says why the node file as it is now is not in
+    force, `needs_restart` which of its keys come into force with the next start only. `trouble` says why the last pass
+    could not be made at all; `last` is then the one before. `postponed` says by unit why it is not tried now.
+    """
 
     identity: Identity
     last: Pass | None = None
+    step: str = ""
     passes: int = 0
     spec_error: str = ""
+    needs_restart: tuple[str, ...] = ()
     trouble: str = ""
     postponed: Mapping[str, str] = field(default_factory=dict)
     failures_total: Mapping[str, int] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
 
     @property
-    def condition(self) -> str:
-        """One word: starting, converged, blocked, failing or waiting."""
+    def condition(self) -> Condition:
+        if self.step:
+            return Condition.CONVERGING
+        if self.trouble or self.postponed or (self.last and self.last.outcome.failures):
+            return Condition.FAILING
         if self.last is None:
-            return "starting"
+            return Condition.STARTING
         plan = self.last.outcome.plan
-        if self.trouble or self.last.outcome.failures or self.postponed:
-            return "failing"
         if plan.converged:
-            return "converged"
-        return "blocked" if any(entry.blockers for entry in plan.blocked) else "waiting"
+            return Condition.CONVERGED
+        return Condition.BLOCKED if any(entry.blockers for entry in plan.blocked) else Condition.WAITING
 
     @property
     def line(self) -> str:
         """One line for the service manager."""
-        if self.last is None:
-            return "starting"
+        if self.step:
+            return f"{self.condition}: {self.step}"
+        if self.trouble or self.last is None:
+            return f"{self.condition}: {self.trouble}" if self.trouble else str(self.condition)
         outcome = self.last.outcome
         text = f"{self.condition}: {len(outcome.state.gpus)} GPUs, {len(outcome.state.rdma)} RDMA devices"
         waiting = len(outcome.plan.blocked) + len(outcome.plan.obstacles)
-        return text + (f", {waiting} thing(s) in the way" if waiting else "")
+        text += f", {waiting} in the way" if waiting else ""
+        return text + (", the node file is wrong and not in force" if self.spec_error else "")
 
 
-def status_document(status: Status) -> dict[str, Any]:
-    """The status with stable keys; `lastPass` is null until the first pass has ended."""
+def status_document(status: Status, nvml_pid: int | None = None) -> dict[str, Any]:
+    """The status with stable keys; `lastPass` is null until the node has been looked at.
+
+    `nvmlPid` is the process that holds an NVML session for the agent, null while there is none.
+    """
     identity = status.identity
     return {
         "schemaVersion": SCHEMA_VERSION,
-        "condition": status.condition,
+        "condition": status.condition.value,
+        "step": status.step,
         "version": __version__,
         "pid": identity.pid,
+        "nvmlPid": nvml_pid,
         "hostname": identity.hostname,
         "simulated": identity.simulated,
         "file": identity.file,
         "specError": status.spec_error,
+        "needsRestart": list(status.needs_restart),
         "trouble": status.trouble,
         "degraded": list(status.degraded),
         "metrics": identity.metrics,

@@ -48,7 +48,11 @@ class Waker:
             os.write(self._writer, b"x")
 
     def wait(self, seconds: float) -> frozenset[Wake]:
-        """Wake-ups so far, after at most this time; empty when the time ran out."""
+        """Wake-ups so far, after at most this time; empty when the time ran out.
+
+        Each wake-up is added before its byte is written, and the pipe is emptied before the set is: so none is lost, and
+        one that comes between costs an empty round at most.
+        """
         events = self._source.descriptor if self._source else None
         watched = [self._reader] if events is None else [self._reader, events]
         readable, _, _ = select.select(watched, [], [], max(0.0, seconds))
@@ -61,13 +65,18 @@ class Waker:
         return taken
 
     def handle_signals(self) -> None:
-        """TERM and INT stop, a second one at once; HUP reloads. Only in the main thread."""
+        """TERM and INT stop, a second one at once; HUP reloads. Only in the main thread.
+
+        Dying at once is safe: the journal says what is owed, and the NVML worker ends with its owner.
+        """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._reload)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal handler signature
-        signal.signal(number, signal.SIG_DFL)
+        del number
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
         self.wake(Wake.STOP)
 
     def _reload(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal handler signature
