@@ -1,4 +1,4 @@
-"""A random walk over node files on one simulated node: every state is reached from every other, and then nothing moves."""
+"""A random walk over node files on one node: every state is reached from every other, then nothing moves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sim_node import PERSISTENCED, SimNode, sim_node, text_of
 
 from nodeagent.plan.journal import Journal
+from sim_node import PERSISTENCED, SimNode, sim_node, text_of
 
 GPUS = 8
 LAYOUTS = ({}, {"7g.40gb": 1}, {"3g.20gb": 2}, {"3g.20gb": 1, "2g.10gb": 1, "1g.5gb": 2}, {"1g.5gb": 7})
@@ -31,7 +31,7 @@ PARTS = (
     "nvidia_peermem",
     "nv_peer_mem",
     "ib_ipoib",
-    "br_netfilter",
+    "ipmi_devintf",
 )
 
 
@@ -67,8 +67,8 @@ def _modules(chance: random.Random, *, has_driver: bool, has_rdma: bool) -> dict
         modules["peermem"] = chance.choice(flavours)
         absent -= {"nvidia_peermem", "nv_peer_mem"}
     if chance.random() < 0.5:
-        modules["named"] = {"br_netfilter": {}}
-        absent -= {"br_netfilter"}
+        modules["named"] = {"ipmi_devintf": {}}
+        absent -= {"ipmi_devintf"}
     return modules | {"absent": sorted(absent)}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -335,3 +337,22 @@ def test_several_controllers_share_a_machine(machine, uuids, client):
         again.start_process(uuids[A100], 5000001, "train", GIB)
     machine.end_process(5000001)
     assert client("nvmlDeviceGetComputeRunningProcesses(g0)") == []
+
+
+MUTEX_AT = 16  # behind magic and size, see struct machine
+DIE_WITH_THE_LOCK = """
+import ctypes, mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+area = mmap.mmap(file, 0)
+mutex = ctypes.byref(ctypes.c_char.from_buffer(area), int(sys.argv[2]))
+assert ctypes.CDLL(None).pthread_mutex_lock(mutex) == 0
+os._exit(0)
+"""
+
+
+def test_who_dies_with_the_lock_leaves_it_to_the_next(machine, client):
+    arguments = [sys.executable, "-c", DIE_WITH_THE_LOCK, machine.path, str(MUTEX_AT)]
+    for _ in range(3):
+        subprocess.run(arguments, check=True)
+        assert client("nvmlDeviceGetIndex(g1)") == 1
+        assert len(machine.gpus) == 3

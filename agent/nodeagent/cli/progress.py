@@ -1,14 +1,17 @@
-"""Progress of steps on standard error, one line per step as it happens."""
+"""Progress of steps on standard error, one line per step; on a terminal the line is there while the step is at work."""
 
 from __future__ import annotations
 
 import time
 from typing import TextIO
 
-from nodeagent.cli.output import Style
+from nodeagent.cli.output import Style, with_short_gpus
 from nodeagent.errors import HostError
 from nodeagent.plan.journal import Phase
 from nodeagent.resources.base import Step
+
+_STEP_COLUMNS = 56
+_BEGIN_AGAIN = "\r\x1b[K"
 
 
 class Progress:
@@ -19,17 +22,27 @@ class Progress:
         self._stream = stream
         self._started = time.monotonic()
 
-    def started(self, phase: Phase, step: Step) -> None:  # noqa: ARG002 - the line is printed when the step has ended
+    def started(self, phase: Phase, step: Step) -> None:
         self._started = time.monotonic()
+        if self._style.width:
+            text = f"{phase.value:<8} {_text(step)} ..."
+            print(text[: self._style.width - 1], end="", file=self._stream, flush=True)
 
     def finished(self, phase: Phase, step: Step, error: HostError | None) -> None:
-        seconds = time.monotonic() - self._started
+        seconds = self._style("dim", f"{time.monotonic() - self._started:6.2f} s")
         mark = self._style("good", "ok") if error is None else self._style("bad", "failed")
-        tail = "" if error is None else f"\n           {error}"
-        self._say(f"{phase.value:<8} {step} {self._style('dim', f'{seconds:.2f} s')} {mark}{tail}")
+        begin = _BEGIN_AGAIN if self._style.width else ""
+        self._say(f"{begin}{phase.value:<8} {_text(step):<{_STEP_COLUMNS}} {seconds}  {mark}")
+        if error is not None:
+            for line in self._style.wrap(f"         {with_short_gpus(str(error), {})}", 9):
+                self._say(line)
 
     def skipped(self, step: Step, reason: str) -> None:
-        self._say(f"{'skip':<8} {step} {self._style('dim', reason)}")
+        self._say(f"{'skip':<8} {_text(step):<{_STEP_COLUMNS}} {self._style('dim', reason)}")
 
     def _say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
+
+
+def _text(step: Step) -> str:
+    return str(with_short_gpus(str(step), {}))

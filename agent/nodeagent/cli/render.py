@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from nodeagent.cli.output import Style
+from nodeagent.cli.output import Style, count, with_short_gpus
 
 _MARKS = {"+": "good", "-": "bad", "~": "warn"}
 _PHASES = (("quiesce", "quiesce"), ("acts", "act"), ("restore", "restore"))
+_WIDEST_STEP = 52
+_STEP_COLUMN = 13  # where the step begins, behind the phase and the mark
+_NO_INDICES: Mapping[str, int] = MappingProxyType({})
 
 
-def plan_text(document: Mapping[str, Any], style: Style) -> str:
-    """What would be done, why, what it disturbs, what is in the way."""
-    lines = [_headline(document, style)]
+def plan_text(
+    document: Mapping[str, Any], style: Style, title: str = "plan", indices: Mapping[str, int] = _NO_INDICES
+) -> str:
+    """What would be done, why, what it disturbs, what is in the way; `indices` are those of the GPUs by UUID."""
+    document = with_short_gpus(document, indices)
+    lines = [_headline(document, style, title)]
     for number, transition in enumerate(document["transitions"], 1):
         lines += ["", *_transition(number, transition, style)]
     if document["blocked"]:
@@ -21,50 +28,80 @@ def plan_text(document: Mapping[str, Any], style: Style) -> str:
     if document["obstacles"]:
         lines += ["", style("bold", "cannot be done as things are"), *_obstacles(document["obstacles"], style)]
     if document["remarks"]:
-        lines += ["", *(style("dim", f"note: {remark}") for remark in document["remarks"])]
+        lines.append("")
+    for remark in document["remarks"]:
+        lines += [style("dim", line) for line in style.wrap(f"note: {remark}", 6)]
     return "\n".join(lines)
 
 
-def _headline(document: Mapping[str, Any], style: Style) -> str:
+def _headline(document: Mapping[str, Any], style: Style, title: str) -> str:
     if document["converged"]:
-        return style("good", "nothing to do: the node is as the file says")
-    parts = [f"{document['steps']} step(s) in {len(document['transitions'])} transition(s)"]
-    if document["blocked"]:
-        parts.append(style("bad", f"{len(document['blocked'])} blocked"))
-    if document["obstacles"]:
-        parts.append(style("warn", f"{len(document['obstacles'])} obstacle(s)"))
-    return "plan: " + ", ".join(parts)
+        return style("bold", title) + ": " + style("good", "nothing to do, the node is as the file says")
+    transitions = document["transitions"]
+    done = [f"{count(document['steps'], 'step')} in {count(len(transitions), 'transition')}"] if transitions else []
+    blocked, obstacles = len(document["blocked"]), len(document["obstacles"])
+    if blocked:
+        done.append(style("bad", f"{count(blocked, 'step')} blocked"))
+    if obstacles:
+        done.append(style("warn", count(obstacles, "obstacle")))
+    return style("bold", title) + ": " + ", ".join(done)
 
 
 def _transition(number: int, transition: Mapping[str, Any], style: Style) -> Iterable[str]:
     title = "bring back what an interrupted run took away" if transition["owed"] else f"transition {number}"
     disturbs = ", ".join(transition["disturbs"])
     yield style("bold", title) + (style("warn", f"  needs quiet: {disturbs}") if disturbs else "")
+    steps = [step for key, _ in _PHASES for step in transition[key]]
+    width = min(max((len(step["step"]) for step in steps), default=0), _WIDEST_STEP)
     for key, label in _PHASES:
         for index, step in enumerate(transition[key]):
-            yield _step(label if index == 0 else "", step, style)
+            yield from _step(label if index == 0 else "", step, width, style)
     for blocker in transition["disturbed"]:
-        yield style("warn", f"  disturbs {blocker['text']}, {blocker['via']}")
+        yield from (style("warn", line) for line in style.wrap(f"  disturbs {blocker['text']}, {blocker['via']}", 11))
     for thing in transition["leftDown"]:
         yield style("warn", f"  stays down: {thing}")
 
 
-def _step(label: str, step: Mapping[str, Any], style: Style) -> str:
-    mark = style(_MARKS[step["change"]], f"{step['change']} {step['step']}")
-    padding = " " * max(1, 56 - len(step["step"]))
-    reason = style("dim", padding + step["reason"]) if step["reason"] else ""
-    return f"  {label:<8} {mark}{reason}"
+def _step(label: str, step: Mapping[str, Any], width: int, style: Style) -> Iterable[str]:
+    """Reasons stand in one column; where the line would not fit the terminal, the reason is on a line below."""
+    text, reason = step["step"], step["reason"]
+    line = f"  {label:<8} {style(_MARKS[step['change']], f'{step["change"]} {text}')}"
+    padding = " " * max(2, width + 2 - len(text))
+    if not reason:
+        yield line
+    elif style.width and _STEP_COLUMN + len(text) + len(padding) + len(reason) > style.width:
+        yield line
+        yield style("dim", " " * (_STEP_COLUMN + 2) + reason)
+    else:
+        yield line + padding + style("dim", reason)
 
 
-def _blocked(entries: Iterable[Mapping[str, Any]], style: Style) -> Iterable[str]:
+def _blocked(entries: Sequence[Mapping[str, Any]], style: Style) -> Iterable[str]:
+    """Those with a cause of their own in full; those that only go with another of their unit as a number."""
+    units: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
-        yield f"  {style('bad', '! ' + entry['step'])}: {entry['cause']}"
-        for blocker in entry["blockers"]:
-            yield f"      by {style('bold', blocker['text'])}, {blocker['via']}"
+        units.setdefault(entry["unit"], []).append(entry)
+    for together in units.values():
+        chief = next((entry for entry in together if entry["blockers"]), together[0])
+        yield from _marked(style("bad", "!"), f"{chief['step']}: {chief['cause']}", style)
+        for blocker in chief["blockers"]:
+            yield from style.wrap(f"        by {blocker['text']}, {blocker['via']}", 11)
+        if len(together) > 1:
+            yield style("dim", f"        and {count(len(together) - 1, 'step')} that go with it")
 
 
 def _obstacles(entries: Iterable[Mapping[str, Any]], style: Style) -> Iterable[str]:
+    """Once for all subjects that share a problem."""
+    shared: dict[tuple[str, str, bool], list[str]] = {}
     for entry in entries:
-        mark = style("dim", "… ") if entry["waits"] else style("bad", "x ")
-        advice = f"; {entry['advice']}" if entry["advice"] else ""
-        yield f"  {mark}{entry['subject']}: {entry['problem']}{advice}"
+        shared.setdefault((entry["problem"], entry["advice"], entry["waits"]), []).append(entry["subject"])
+    for (problem, advice, waits), subjects in shared.items():
+        mark = style("dim", "…") if waits else style("bad", "x")
+        tail = f"; {advice}" if advice else ""
+        yield from _marked(mark, f"{', '.join(subjects)}: {problem}{tail}", style)
+
+
+def _marked(mark: str, text: str, style: Style) -> Iterable[str]:
+    first, *more = style.wrap(f"    {text}", 6)
+    yield f"  {mark} {first[4:]}"
+    yield from more

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nodeagent.plan.executor import Context, Failure, Result, execute
-from nodeagent.plan.journal import Phase
-from nodeagent.plan.model import Plan, Transition
+from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import Observer
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms, sequence
@@ -84,21 +83,13 @@ def converge(goal: Goal, context: Context) -> Outcome:
         for transition in left.transitions:
             if not context.stop():
                 results.append(execute(transition, context, goal.terms.owed))
-                given_up |= _given_up(transition, results[-1])
+                given_up |= dict.fromkeys(results[-1].failed_units, "failed in this run")
     return Outcome(state, plan, tuple(results), round_)
 
 
 def _plan_without(given_up: Mapping[str, str], state: NodeState, goal: Goal) -> Plan:
     terms = replace(goal.terms, postponed={**goal.terms.postponed, **given_up})
     return sequence(goal.wishes(state), state, terms)
-
-
-def _given_up(transition: Transition, result: Result) -> Mapping[str, str]:
-    """Units that failed; if something would not let go, also all that it had to let go for."""
-    units = set(result.failed_units)
-    if any(failure.phase is Phase.QUIESCE for failure in result.failures):
-        units |= {act.unit for act in transition.acts}
-    return dict.fromkeys(units, "failed in this run")
 
 
 def once(goal: Goal, proof: Callable[[Plan], Goal], context: Context) -> Outcome:

@@ -72,7 +72,7 @@ class Graph:
 def build_graph(state: NodeState, own_services: Iterable[str], own_pids: Iterable[int] = ()) -> Graph:
     """The graph of a state; `own_services` are the units we may stop, so their processes appear as the service.
 
-    `own_pids` are NVML workers besides the observer's own, as that of an agent which runs while a one-shot command looks.
+    `own_pids` are NVML workers besides the observer's own, as that of an agent that runs while a command looks.
     """
     owners = _owners(state, frozenset(own_services), own_pids)
     holders: dict[Thing, list[Hold]] = defaultdict(list)

@@ -53,8 +53,8 @@ class Backoff:
     def next_try(self, since: float, now: float) -> float | None:
         """Seconds until some unit may be tried again, None when none waits.
 
-        A wait that was over at `since`, when the last pass began, does not count: that pass was free to try the unit, and
-        if it did not, something else is in the way, which trying again at once would not move.
+        A wait that was over at `since`, when the last pass began, does not count: that pass was free to try the unit,
+        and if it did not, something else is in the way, which trying again at once would not move.
         """
         pending = [wait.until for wait in self._waits.values() if wait.until > since]
         return max(0.0, min(pending) - now) if pending else None

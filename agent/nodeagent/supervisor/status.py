@@ -137,6 +137,7 @@ def _pass_document(last: Pass) -> dict[str, Any]:
         "failures": [failure_document(failure) for failure in outcome.failures],
         "plan": plan_document(outcome.plan),
         "gpus": len(outcome.state.gpus),
+        "gpuIndices": {uuid: found.index for uuid, found in outcome.state.gpus.items()},
         "rdmaDevices": len(outcome.state.rdma),
         "unknown": [f"{item.what}: {item.reason}" for item in outcome.state.unknown],
     }

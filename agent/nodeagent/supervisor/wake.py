@@ -50,8 +50,8 @@ class Waker:
     def wait(self, seconds: float) -> frozenset[Wake]:
         """Wake-ups so far, after at most this time; empty when the time ran out.
 
-        Each wake-up is added before its byte is written, and the pipe is emptied before the set is: so none is lost, and
-        one that comes between costs an empty round at most.
+        Each wake-up is added before its byte is written, and the pipe is emptied before the set is: so none is lost,
+        and one that comes between costs an empty round at most.
         """
         events = self._source.descriptor if self._source else None
         watched = [self._reader] if events is None else [self._reader, events]
