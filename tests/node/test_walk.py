@@ -23,6 +23,7 @@ DRIVERS = (
     {"parameters": {"EnableStreamMemOPs": 1}},
     {"parameters": {"EnableStreamMemOPs": 0, "EnablePCIERelaxedOrderingMode": 1}, "drm": True},
 )
+PEERS = {"nvidia_peermem", "nv_peer_mem"}
 PARTS = (
     "gdrdrv",
     "nvidia_fs",
@@ -65,7 +66,8 @@ def _modules(chance: random.Random, *, has_driver: bool, has_rdma: bool) -> dict
     if has_driver and has_rdma:
         flavours = ["auto", "dma-buf", "nvidia_peermem", "nv_peer_mem", "none"]
         modules["peermem"] = chance.choice(flavours)
-        absent -= {"nvidia_peermem", "nv_peer_mem"}
+        absent -= PEERS
+        absent |= PEERS - {modules["peermem"]} if modules["peermem"] in PEERS else set()
     if chance.random() < 0.5:
         modules["named"] = {"ipmi_devintf": {}}
         absent -= {"ipmi_devintf"}

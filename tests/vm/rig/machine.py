@@ -27,7 +27,7 @@ PROGRESS = re.compile(r"guest: .*|\w+\.py::.* (PASSED|FAILED|ERROR|SKIPPED)")
 CONSOLE_TAIL_LINES = 60
 # Software emulation always: nested virtualisation is missing or hangs on the machines that run these tests.
 QEMU = (
-    "qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 1 -m 2G"
+    "qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 2G"
     " -nographic -nodefaults -no-reboot -serial stdio"
 )
 
