@@ -145,6 +145,15 @@ def test_another_unit_that_stands_on_the_undone_one_is_undone_first(tmp_path: Pa
     assert [str(step) for step in result.acted] == ["load module x"]
 
 
+def test_what_stands_on_an_undone_unit_is_not_even_tried(tmp_path: Path) -> None:
+    modules = ScriptedModules(set(), refuse={"load uvm"})
+    context = context_of(tmp_path, modules)
+    acts = (load("nvidia", "nvidia"), load("uvm", "nvidia", "nvidia"), load("gdrdrv", "gdrcopy", "nvidia"))
+    result = execute(Transition(acts=acts), context)
+    assert [str(failure.step) for failure in result.failures] == ["load module uvm"]
+    assert cast("Silent", context.report).skips == ["load module gdrdrv"]
+
+
 def test_told_to_stop_it_begins_no_act_and_leaves_no_half_unit(tmp_path: Path) -> None:
     modules = ScriptedModules(set(WHOLE))
     context = context_of(tmp_path, modules)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nodeagent.cli.output import Style, emit, style_for, warn
+from nodeagent.cli.interrupt import Interrupt
+from nodeagent.cli.output import Style, count, emit, style_for, warn, with_short_gpus
 from nodeagent.cli.progress import Progress
 from nodeagent.cli.render import plan_text
-from nodeagent.cli.target import add_file_option, add_target_options, spec_of, target_of
+from nodeagent.cli.target import add_file_option, add_target_options, agents_nvml, spec_of, target_of
 from nodeagent.errors import BlockedError, UsageError
 from nodeagent.host.lock import node_lock
 from nodeagent.plan.convergence import Goal, Outcome, converge, goal_of, survey_owed
@@ -22,10 +23,10 @@ from nodeagent.plan.journal import Journal
 from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.registry import RESOURCES
-from nodeagent.spec.schema import Disruption, Policy
+from nodeagent.spec.schema import Disruption, NodeSpec, Policy
+from nodeagent.state.node import NodeState
 
 NOT_AS_WISHED = 3
-FAILED = 1
 BLOCKED = 6
 
 _EXAMPLES = {
@@ -34,11 +35,17 @@ _EXAMPLES = {
     "check": "  nodeagent check && echo as wished\n  nodeagent check -o json",
 }
 
+_EXIT_CODES = {
+    "plan": "exit codes: 0 nothing to do, 3 something to do",
+    "apply": "exit codes: 0 the node is as the file says, 1 a step failed, 3 it is not yet, 6 somebody is in the way",
+    "check": "exit codes: 0 the node is as the file says, 3 it is not",
+}
+
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     verbs = (
         ("plan", "show what would be done, why, what it disturbs and what is in the way", run_plan),
-        ("apply", "do it once: nothing at all when something is blocked, unless --partial", run_apply),
+        ("apply", "do it once: nothing at all when somebody is in the way, unless --partial", run_apply),
         ("check", "say whether the node is as the file says", run_check),
     )
     for name, text, function in verbs:
@@ -48,7 +55,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
             help=text,
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog=f"exit codes: 0 as the file says, 3 not, 6 blocked\n\nexamples:\n{_EXAMPLES[name]}",
+            epilog=f"{_EXIT_CODES[name]}\n\nexamples:\n{_EXAMPLES[name]}",
         )
         add_file_option(parser)
         add_target_options(parser)
@@ -90,15 +97,15 @@ def override(disruption: Disruption, words: list[str]) -> Disruption:
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
-    _, plan = _survey(arguments)
-    show_plan(plan, arguments)
+    state, plan = _survey(arguments)
+    show_plan(plan, state, arguments)
     return 0 if plan.converged else NOT_AS_WISHED
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    _, plan = _survey(arguments)
+    state, plan = _survey(arguments)
     style = style_for(arguments, sys.stdout)
-    emit(plan_document(plan), arguments.output, lambda: _check_text(plan, style))
+    emit(plan_document(plan), arguments.output, lambda: _check_text(plan, state, style))
     return 0 if plan.converged else NOT_AS_WISHED
 
 
@@ -107,8 +114,7 @@ def run_apply(arguments: argparse.Namespace) -> int:
         return run_plan(arguments)
     target = target_of(arguments)
     spec, _ = spec_of(arguments, target)
-    goal = goal_of(spec, arguments.only)
-    goal = replace(goal, terms=replace(goal.terms, disruption=override(spec.disruption, arguments.disruption)))
+    goal = _goal(arguments, spec, ())
     with node_lock(target.root), target.observer(spec.loop.nvml_deadline_seconds) as observer:
         return carry_out(goal, observer, arguments)
 
@@ -117,12 +123,16 @@ def carry_out(
     goal: Goal, observer: Observer, arguments: argparse.Namespace, cycle: Callable[[Goal, Context], Outcome] = converge
 ) -> int:
     """Converge with progress on stderr, print the outcome, and say by the exit code how it ended."""
-    context = Context(observer, Journal(observer.host.files), Progress(style_for(arguments, sys.stderr), sys.stderr))
-    if not arguments.partial:
-        _refuse_if_blocked(goal, context, arguments)
-    outcome = cycle(goal, context)
-    style = style_for(arguments, sys.stdout)
-    emit(outcome_document(outcome), arguments.output, lambda: _outcome_text(outcome, style))
+    with Interrupt() as interrupt:
+        report = Progress(style_for(arguments, sys.stderr), sys.stderr)
+        context = Context(observer, Journal(observer.host.files), report, lambda: interrupt.asked)
+        if not arguments.partial:
+            _refuse_if_blocked(goal, context, arguments)
+        outcome = cycle(goal, context)
+    if interrupt.asked:
+        warn("stopped as asked; what was half done is undone, what was taken away is back")
+    style, title = style_for(arguments, sys.stdout), target_of(arguments).title
+    emit(outcome_document(outcome), arguments.output, lambda: _outcome_text(outcome, title, style))
     return exit_code(outcome)
 
 
@@ -153,46 +163,58 @@ def direct_status(arguments: argparse.Namespace) -> int:
     return run_plan(arguments)
 
 
-def show_plan(plan: Plan, arguments: argparse.Namespace) -> None:
+def show_plan(plan: Plan, state: NodeState, arguments: argparse.Namespace) -> None:
     document = plan_document(plan)
-    style = style_for(arguments, sys.stdout)
-    emit(document, arguments.output, lambda: plan_text(document, style))
+    style, title = style_for(arguments, sys.stdout), target_of(arguments).title
+    emit(document, arguments.output, lambda: plan_text(document, style, title, gpu_indices(state)))
 
 
-def _survey(arguments: argparse.Namespace) -> tuple[Goal, Plan]:
+def gpu_indices(state: NodeState) -> dict[str, int]:
+    return {uuid: found.index for uuid, found in state.gpus.items()}
+
+
+def _survey(arguments: argparse.Namespace) -> tuple[NodeState, Plan]:
     target = target_of(arguments)
     spec, _ = spec_of(arguments, target)
-    goal = goal_of(spec, arguments.only)
-    goal = replace(goal, terms=replace(goal.terms, disruption=override(spec.disruption, arguments.disruption)))
+    goal = _goal(arguments, spec, agents_nvml(target))
     with target.observer(spec.loop.nvml_deadline_seconds) as observer:
-        _, plan, goal = survey_owed(goal, Journal(observer.host.files).read(), observer)
-    return goal, plan
+        state, plan, _ = survey_owed(goal, Journal(observer.host.files).read(), observer)
+    return state, plan
+
+
+def _goal(arguments: argparse.Namespace, spec: NodeSpec, own_pids: tuple[int, ...]) -> Goal:
+    goal = goal_of(spec, arguments.only)
+    disruption = override(spec.disruption, arguments.disruption)
+    return replace(goal, terms=replace(goal.terms, disruption=disruption, own_pids=own_pids))
 
 
 def _refuse_if_blocked(goal: Goal, context: Context, arguments: argparse.Namespace) -> None:
     """All or nothing: with somebody in the way, nothing is touched."""
-    _, plan, _ = survey_owed(goal, context.journal.read(), context.observer)
+    state, plan, _ = survey_owed(goal, context.journal.read(), context.observer)
     blockers = [str(blocker) for entry in plan.blocked for blocker in entry.blockers]
     if not blockers:
         return
     if arguments.output == "table":
-        show_plan(plan, arguments)
+        show_plan(plan, state, arguments)
     advice = "nothing was changed; end them, or use --partial for the rest"
     raise BlockedError("apply", (*dict.fromkeys(blockers), advice))
 
 
-def _check_text(plan: Plan, style: Style) -> str:
+def _check_text(plan: Plan, state: NodeState, style: Style) -> str:
     if plan.converged:
         return style("good", "the node is as the file says")
     lines = [f"{step}  ({step.reason})" for transition in plan.transitions for step in transition.acts]
     lines += [f"{entry.step}: {entry.cause}" for entry in plan.blocked]
     lines += [f"{obstacle.subject}: {obstacle.problem}" for obstacle in plan.obstacles]
-    return style("warn", f"{len(lines)} difference(s)") + "".join(f"\n  {line}" for line in lines)
+    indices = gpu_indices(state)
+    folded = [part for line in lines for part in style.wrap(f"  {with_short_gpus(line, indices)}", 4)]
+    return "\n".join([style("warn", count(len(lines), "difference")), *folded])
 
 
-def _outcome_text(outcome: Outcome, style: Style) -> str:
-    lines = [style("bad", f"failed: {failure}") for failure in outcome.failures]
+def _outcome_text(outcome: Outcome, title: str, style: Style) -> str:
+    indices = gpu_indices(outcome.state)
+    lines = [style("bad", with_short_gpus(f"failed: {failure}", indices)) for failure in outcome.failures]
     if outcome.plan.converged:
-        done = f"done, {outcome.steps_taken} step(s)" if outcome.steps_taken else "nothing to do"
-        return "\n".join([*lines, style("good", f"{done}: the node is as the file says")])
-    return "\n".join([*lines, plan_text(plan_document(outcome.plan), style)])
+        done = f"{count(outcome.steps_taken, 'step')} done" if outcome.steps_taken else "nothing to do"
+        return "\n".join([*lines, style("bold", title) + ": " + style("good", f"{done}, the node is as the file says")])
+    return "\n".join([*lines, plan_text(plan_document(outcome.plan), style, title, indices)])

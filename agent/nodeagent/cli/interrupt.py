@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM during a change: the step at work ends, then it is left as if it had never been begun."""
+"""Ctrl-C and SIGTERM during a change: the step at work ends, half-done units are undone, the rest is restored."""
 
 from __future__ import annotations
 
 import signal
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
@@ -11,10 +14,18 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+
+    def __enter__(self) -> Self:
+        self._before = [(number, signal.signal(number, self._ask)) for number in _SIGNALS]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal handler signature
         self.asked = True
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)

@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nodeagent.cli.convergence import add_disruption_option, carry_out, override, show_plan
+from nodeagent.cli.convergence import BLOCKED, add_disruption_option, carry_out, override, show_plan
 from nodeagent.cli.output import emit, style_for
-from nodeagent.cli.show import modules_text
-from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
+from nodeagent.cli.show import modules_text, observed
+from nodeagent.cli.target import Target, add_file_option, add_target_options, agents_nvml, spec_of, target_of
 from nodeagent.host.lock import node_lock
 from nodeagent.plan.convergence import Goal, once, survey
 from nodeagent.plan.model import Plan
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms
-from nodeagent.plan.summary import state_document
 from nodeagent.resources.base import Wish
 from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.module_sets import UNLOAD_ORDER
@@ -71,25 +70,23 @@ _FORMATTER = argparse.RawDescriptionHelpFormatter
 
 def run_list(arguments: argparse.Namespace) -> int:
     known = tuple(dict.fromkeys(UNLOAD_ORDER))
-    with target_of(arguments).observer() as observer:
-        state = observer.add_holders(observer.observe(known), KNOWN_SERVICES)
-    modules = [entry for entry in state_document(state)["modules"] if arguments.all or entry["name"] in known]
+    everything = observed(target_of(arguments), known)["modules"]
+    modules = [entry for entry in everything if arguments.all or entry["name"] in known]
     style = style_for(arguments, sys.stdout)
-    emit(
-        {"modules": modules}, arguments.output, lambda: modules_text(modules) or style("dim", "none of them is loaded")
-    )
+    nothing = style("dim", "no module of the GPU and RDMA stacks is loaded")
+    emit({"modules": modules}, arguments.output, lambda: modules_text(modules, style) or nothing)
     return 0
 
 
 def run_change(arguments: argparse.Namespace) -> int:
     target = target_of(arguments)
     spec = _spec(arguments, target)
-    goal = _goal(arguments, spec)
+    goal = _goal(arguments, spec, agents_nvml(target) if arguments.dry_run else ())
     if arguments.dry_run:
         with target.observer(spec.loop.nvml_deadline_seconds) as observer:
-            _, plan = survey(observer, goal)
-        show_plan(plan, arguments)
-        return 0
+            state, plan = survey(observer, goal)
+        show_plan(plan, state, arguments)
+        return BLOCKED if any(entry.blockers for entry in plan.blocked) else 0
 
     def proof(plan: Plan) -> Goal:
         return _loaded_again(goal, plan, spec) if arguments.operation == "reload" else goal
@@ -105,14 +102,15 @@ def _spec(arguments: argparse.Namespace, target: Target) -> NodeSpec:
     return NodeSpec(version=1)
 
 
-def _goal(arguments: argparse.Namespace, spec: NodeSpec) -> Goal:
+def _goal(arguments: argparse.Namespace, spec: NodeSpec, own_pids: tuple[int, ...]) -> Goal:
     names = tuple(name.replace("-", "_") for name in arguments.names)
     wish: Mapping[str, Callable[[NodeState], Wish]] = {
         "load": lambda state: plan_load(names, spec, state),
         "unload": lambda state: plan_unload(names, state),
         "reload": lambda state: plan_reload(names, state, spec),
     }
-    terms = Terms(override(spec.disruption, arguments.disruption), (*KNOWN_SERVICES, *spec.services))
+    disruption = override(spec.disruption, arguments.disruption)
+    terms = Terms(disruption, (*KNOWN_SERVICES, *spec.services), own_pids=own_pids)
     return Goal(lambda state: (wish[arguments.operation](state),), names_of_interest(spec, names), terms)
 
 

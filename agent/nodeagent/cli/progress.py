@@ -10,7 +10,7 @@ from nodeagent.errors import HostError
 from nodeagent.plan.journal import Phase
 from nodeagent.resources.base import Step
 
-_STEP_COLUMNS = 56
+_STEP_COLUMNS = 60
 _BEGIN_AGAIN = "\r\x1b[K"
 
 

@@ -10,7 +10,7 @@ from nodeagent.cli.output import Style, count, with_short_gpus
 
 _MARKS = {"+": "good", "-": "bad", "~": "warn"}
 _PHASES = (("quiesce", "quiesce"), ("acts", "act"), ("restore", "restore"))
-_WIDEST_STEP = 52
+_WIDEST_STEP = 60
 _STEP_COLUMN = 13  # where the step begins, behind the phase and the mark
 _NO_INDICES: Mapping[str, int] = MappingProxyType({})
 
@@ -65,7 +65,8 @@ def _transition(number: int, transition: Mapping[str, Any], style: Style) -> Ite
 def _step(label: str, step: Mapping[str, Any], width: int, style: Style) -> Iterable[str]:
     """Reasons stand in one column; where the line would not fit the terminal, the reason is on a line below."""
     text, reason = step["step"], step["reason"]
-    line = f"  {label:<8} {style(_MARKS[step['change']], f'{step["change"]} {text}')}"
+    change = step["change"]
+    line = f"  {label:<8} {style(_MARKS[change], f'{change} {text}')}"
     padding = " " * max(2, width + 2 - len(text))
     if not reason:
         yield line

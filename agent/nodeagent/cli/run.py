@@ -12,9 +12,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from nodeagent import __version__
+from nodeagent.cli.narrator import Narrator
 from nodeagent.cli.output import Style, style_for
 from nodeagent.cli.progress import Progress
 from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
+from nodeagent.errors import GoneError
 from nodeagent.host.lock import node_lock
 from nodeagent.host.notify import Notifier
 from nodeagent.host.paths import CONTROL_SOCKET
@@ -23,6 +26,7 @@ from nodeagent.metrics.server import serve
 from nodeagent.plan.journal import Journal
 from nodeagent.plan.observing import Observer
 from nodeagent.plan.summary import state_document
+from nodeagent.spec.reader import read_spec
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.supervisor.control import Answers, ControlServer
 from nodeagent.supervisor.loop import Supervisor
@@ -63,12 +67,15 @@ def run(arguments: argparse.Namespace) -> int:
     spec, path = spec_of(arguments, target)
     notifier = Notifier(os.environ)
     style = style_for(arguments, sys.stderr)
+    print(f"nodeagent {__version__} on {style('bold', target.title)}, file {path}", file=sys.stderr, flush=True)
     with ExitStack() as stack:
         stack.enter_context(node_lock(target.root))
         observer = stack.enter_context(target.observer(spec.loop.nvml_deadline_seconds))
-        supervisor = _supervisor(observer, spec, _identity(target, path), notifier, style)
-        _attach(stack, supervisor, target, spec if arguments.listen is None else _listening(spec, arguments.listen))
+        supervisor = _supervisor(observer, _listening(spec, arguments.listen), _identity(target, path), notifier, style)
+        supervisor.read = lambda path: _listening(read_spec(path), arguments.listen)
+        _attach(stack, supervisor, target, Narrator(style, sys.stderr))
         supervisor.run()
+    print("stopped; the node stays as it is", file=sys.stderr)
     return 0
 
 
@@ -92,23 +99,30 @@ def _supervisor(observer: Observer, spec: NodeSpec, identity: Identity, notifier
     )
 
 
-def _listening(spec: NodeSpec, listen: str) -> NodeSpec:
-    return replace(spec, metrics=replace(spec.metrics, listen=listen))
+def _listening(spec: NodeSpec, listen: str | None) -> NodeSpec:
+    """The node file with --listen in place of metrics.listen, if it was given."""
+    return spec if listen is None else replace(spec, metrics=replace(spec.metrics, listen=listen))
 
 
-def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, spec: NodeSpec) -> None:
-    """Those who only read: metrics server, sampler, control socket. They end in reverse order."""
+def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: Narrator) -> None:
+    """Those who only read: metrics server, sampler, control socket, terminal. They end in reverse order."""
+    spec = supervisor.spec
     sampler = Sampler(
         supervisor.observer.host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds
     )
-    supervisor.on_status = sampler.refresh
+
+    def tell(status: Status) -> None:
+        sampler.refresh(status)
+        narrator(status)
+
+    supervisor.on_status = tell
+    supervisor.on_spec = lambda spec: sampler.pace(spec.loop.sample_seconds)
     if spec.metrics.listen:
         server = serve(spec.metrics.listen, lambda: sampler.snapshot)
         stack.callback(server.close)
         supervisor.status = replace(
             supervisor.status, identity=replace(supervisor.status.identity, metrics=server.address)
         )
-        print(f"metrics on http://{server.address}/metrics", file=sys.stderr)
     control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor))
     stack.callback(control.close)
     sampler.start()
@@ -118,13 +132,19 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, spec: Node
 def _answers(supervisor: Supervisor) -> Answers:
     def state() -> dict[str, Any]:
         last = supervisor.status.last
-        return state_document(last.outcome.state) if last else {}
+        if last is None:
+            raise GoneError("show", "node", supervisor.status.trouble or "it has not been looked at yet")
+        seen = supervisor.observer.add_holders(last.outcome.state, supervisor.spec.services)  # reads /proc only
+        return {**state_document(seen), "observedUnixSeconds": last.ended_unix_seconds}
+
+    def status() -> dict[str, Any]:
+        return status_document(supervisor.status, supervisor.observer.host.nvml.pid())
 
     def ask(reason: Wake) -> dict[str, Any]:
         supervisor.waker.wake(reason)
         return {"asked": reason.value}
 
     return Answers(
-        documents={"/v1/status": lambda: status_document(supervisor.status), "/v1/state": state},
+        documents={"/v1/status": status, "/v1/state": state},
         requests={"/v1/reconcile": lambda: ask(Wake.ASKED), "/v1/reload": lambda: ask(Wake.RELOAD)},
     )

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nodeagent.cli.output import Style, columns, emit, style_for
+from nodeagent.cli.output import Style, columns, count, emit, style_for, with_short_gpus
 from nodeagent.cli.render import plan_text
-from nodeagent.cli.target import Target, add_file_option, add_target_options, running_simulations, target_of
-from nodeagent.errors import GoneError
+from nodeagent.cli.target import (
+    Target,
+    add_file_option,
+    add_target_options,
+    agents_nvml,
+    running_simulations,
+    target_of,
+)
+from nodeagent.errors import GoneError, UsageError
 from nodeagent.host.control_client import agent_listens, ask
 
 _MIB = 1 << 20
-_CONDITION = {"converged": "good", "starting": "dim", "waiting": "warn", "blocked": "warn", "failing": "bad"}
+_CONDITION = {
+    "starting": "dim",
+    "converging": "name",
+    "converged": "good",
+    "waiting": "warn",
+    "blocked": "warn",
+    "failing": "bad",
+}
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
@@ -45,7 +60,8 @@ def run_show(arguments: argparse.Namespace) -> int:
     target = target_of(arguments)
     document = _state(target)
     if arguments.what != "all":
-        document = {"schemaVersion": document["schemaVersion"], arguments.what: document[arguments.what]}
+        kept = ("schemaVersion", "observedUnixSeconds", arguments.what)
+        document = {key: value for key, value in document.items() if key in kept}
     style = style_for(arguments, sys.stdout)
     emit(document, arguments.output, lambda: state_text(document, style))
     return 0
@@ -59,66 +75,101 @@ def run_status(arguments: argparse.Namespace) -> int:
         return direct_status(arguments)
     style = style_for(arguments, sys.stdout)
     emit(document, arguments.output, lambda: status_text(document, style))
-    return 0 if document["condition"] == "converged" else 3
+    return 0 if document["condition"] == "converged" and not document["specError"] else 3
 
 
 def _running_status(arguments: argparse.Namespace) -> dict[str, Any] | None:
     target = target_of(arguments)
-    candidates = [target] if arguments.simulate else [target, *running_simulations()]
-    for candidate in candidates:
-        if agent_listens(candidate.root):
-            try:
-                return ask(candidate.root, "GET", "/v1/status")
-            except GoneError:
-                continue  # a socket that a killed agent left behind
-    return None
+    if arguments.simulate or agent_listens(target.root):
+        return _asked(target, "/v1/status")
+    simulated = running_simulations()
+    if len(simulated) > 1:
+        found = ", ".join(one.simulated for one in simulated)
+        raise UsageError(f"say which node with --simulate PROFILE; simulated nodes with a running agent: {found}")
+    return _asked(simulated[0], "/v1/status") if simulated else None
+
+
+def _asked(target: Target, path: str) -> dict[str, Any] | None:
+    """The agent's answer, None when no agent runs on the node."""
+    if not agent_listens(target.root):
+        return None
+    try:
+        return ask(target.root, "GET", path)
+    except GoneError:
+        return None  # it has just ended
 
 
 def _state(target: Target) -> dict[str, Any]:
-    """From the running agent, because its own NVML session would look foreign; else observed directly."""
-    if agent_listens(target.root):
-        try:
-            return ask(target.root, "GET", "/v1/state")
-        except GoneError:
-            pass  # a socket that a killed agent left behind
+    """From the running agent, which need not open the driver for it; else observed directly."""
+    return _asked(target, "/v1/state") or observed(target, ())
+
+
+def observed(target: Target, interest: Sequence[str]) -> dict[str, Any]:
+    """The node as it is now, without the NVML session of this command; `interest` are modules to look up on disk."""
     from nodeagent.plan.quiet import KNOWN_SERVICES  # noqa: PLC0415 - only without a running agent
     from nodeagent.plan.summary import state_document  # noqa: PLC0415
 
     with target.observer() as observer:
-        return state_document(observer.add_holders(observer.observe(()), KNOWN_SERVICES))
+        state = observer.add_holders(observer.observe(interest), KNOWN_SERVICES)
+    agents = agents_nvml(target)
+    document = state_document(state, agents)
+    ours = () if agents else (f"nvml worker {state.nvml_pid}",)
+    for entry in (*document["gpus"], *document["modules"]):
+        entry["holders"] = [holder for holder in entry["holders"] if holder not in ours]
+    return document
 
 
 def status_text(document: Mapping[str, Any], style: Style) -> str:
     """The agent's condition in a few lines, and its plan when there is anything left to do."""
-    simulated = f" (simulated {document['simulated']})" if document["simulated"] else ""
-    lines = [
-        f"{document['hostname']}{simulated}: {style(_CONDITION[document['condition']], document['condition'])}",
-        f"agent    version {document['version']}, process {document['pid']}, {document['passes']} pass(es)",
-        f"file     {document['file']}",
-    ]
-    if document["metrics"]:
-        lines.append(f"metrics  http://{document['metrics']}/metrics")
-    lines += [style("bad", f"trouble  {text}") for text in (document["specError"], document["trouble"]) if text]
-    lines += [style("warn", f"degraded {text}") for text in document["degraded"]]
-    lines += [style("bad", f"waits    {unit}: {why}") for unit, why in document["postponed"].items()]
     last = document["lastPass"]
-    if last:
-        lines += _last_pass(last, style)
+    document = with_short_gpus(document, last["gpuIndices"] if last else {})
+    last = document["lastPass"]
+    rows = [*_identity_rows(document), *_trouble_rows(document), *(_last_rows(last) if last else ())]
+    lines = [_status_headline(document, style)]
+    for meaning, label, text in rows:
+        folded = style.wrap(f"{label:<9}{text}", 9)
+        lines += [style(meaning, line) for line in folded] if meaning else folded
+    if last and not last["plan"]["converged"]:
+        lines += ["", plan_text(last["plan"], style, "left to do")]
     return "\n".join(lines)
 
 
-def _last_pass(last: Mapping[str, Any], style: Style) -> Iterable[str]:
+def _status_headline(document: Mapping[str, Any], style: Style) -> str:
+    kind = f"simulated node {document['simulated']}" if document["simulated"] else f"node {document['hostname']}"
+    condition = style(_CONDITION.get(document["condition"], "bold"), document["condition"])
+    return f"{style('bold', kind)}: {condition}" + (f", {document['step']}" if document["step"] else "")
+
+
+def _identity_rows(document: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+    passes = "1 pass" if document["passes"] == 1 else f"{document['passes']} passes"
+    yield "", "agent", f"version {document['version']}, process {document['pid']}, {passes}"
+    yield "", "file", document["file"]
+    if document["metrics"]:
+        yield "", "metrics", f"http://{document['metrics']}/metrics"
+
+
+def _trouble_rows(document: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+    for line in document["specError"].splitlines():
+        yield "bad", "file", f"not in force, the last good one is: {line}"
+    for key in document["needsRestart"]:
+        yield "warn", "restart", f"{key} comes into force with the next start of the agent"
+    if document["trouble"]:
+        yield "bad", "trouble", document["trouble"]
+    for text in document["degraded"]:
+        yield "warn", "degraded", text
+    for unit, why in document["postponed"].items():
+        yield "bad", "waits", f"{unit}: {why}"
+
+
+def _last_rows(last: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
     age = max(0.0, time.time() - last["endedUnixSeconds"])
     took, because = last["durationSeconds"], ", ".join(last["reasons"])
-    yield f"last     {age:.0f} s ago, took {took:.2f} s, {last['stepsTaken']} step(s), because: {because}"
-    yield f"node     {last['gpus']} GPU(s), {last['rdmaDevices']} RDMA device(s)"
+    yield "", "last", f"{age:.0f} s ago, took {took:.2f} s, {count(last['stepsTaken'], 'step')}, because: {because}"
+    yield "", "found", f"{count(last['gpus'], 'GPU')}, {count(last['rdmaDevices'], 'RDMA device')}"
     for text in last["unknown"]:
-        yield style("warn", f"unknown  {text}")
+        yield "warn", "unknown", text
     for failure in last["failures"]:
-        yield style("bad", f"failed   {failure['step']}: {failure['message']}")
-    if not last["plan"]["converged"]:
-        yield ""
-        yield plan_text(last["plan"], style)
+        yield "bad", "failed", f"{failure['step']}: {failure['message']}"
 
 
 def state_text(document: Mapping[str, Any], style: Style) -> str:
@@ -128,42 +179,78 @@ def state_text(document: Mapping[str, Any], style: Style) -> str:
     if "kernel" in document:
         driver = document["driver"]
         text = f"{driver['version']} ({driver['flavor']})" if driver else "not loaded"
-        parts.append(f"kernel {document['kernel']['release']}   nvidia driver {text}")
+        parts.append(f"kernel {document['kernel']['release']}, nvidia driver {text}")
+    if "observedUnixSeconds" in document:
+        age = max(0.0, time.time() - document["observedUnixSeconds"])
+        parts.append(style("dim", f"as the agent saw it {age:.0f} s ago; holders as of now"))
     for key, table in sections:
         if key in document:
-            parts.append(style("bold", key) + "\n" + (table(document[key]) or "  none"))
+            parts.append(style("bold", key) + "\n" + (table(document[key], style) or "  none"))
     parts += [style("warn", f"unknown: {item['what']}: {item['reason']}") for item in document.get("unknown", ())]
     return "\n\n".join(parts)
 
 
-def _gpus(gpus: Iterable[Mapping[str, Any]]) -> str:
+def _gpus(gpus: Sequence[Mapping[str, Any]], style: Style) -> str:
     rows = []
     for gpu in gpus:
-        memory = f"{gpu['memoryTotalBytes'] // _MIB} MiB"
-        pending = "" if gpu["migMode"] == gpu["pendingMigMode"] else f" (pending {gpu['pendingMigMode']})"
-        layout = " ".join(f"{one['profile']}@{one['start']}" for one in gpu["instances"]) or "-"
-        held = "; ".join(gpu["holders"]) or "-"
+        pending = "" if gpu["migMode"] == gpu["pendingMigMode"] else f", {gpu['pendingMigMode']} pending"
         rows.append(
-            (str(gpu["index"]), gpu["product"], gpu["pciAddress"], memory, gpu["migMode"] + pending, layout, held)
+            (
+                str(gpu["index"]),
+                with_short_gpus(gpu["uuid"], {}),
+                gpu["product"].removeprefix("NVIDIA "),
+                gpu["pciAddress"],
+                f"{gpu['memoryTotalBytes'] // _MIB} MiB",
+                gpu["migMode"] + pending,
+                _names(gpu["holders"]),
+            )
         )
-    return columns(rows, ("GPU", "PRODUCT", "PCI", "MEMORY", "MIG", "INSTANCES", "HELD BY"), "  ") if rows else ""
+    table = _table(rows, ("GPU", "UUID", "PRODUCT", "PCI", "MEMORY", "MIG", "HELD BY"), style)
+    instances = _instances(gpus, style)
+    return table + (f"\n\n{instances}" if instances else "")
 
 
-def modules_text(modules: Iterable[Mapping[str, Any]]) -> str:
+def _instances(gpus: Iterable[Mapping[str, Any]], style: Style) -> str:
+    rows = [
+        (
+            str(gpu["index"]),
+            one["profile"],
+            f"{one['start']}-{one['start'] + one['size'] - 1}" if one["size"] > 1 else str(one["start"]),
+            " ".join(one["devices"]) or "none",
+            ", ".join(map(str, one["pids"])) or "-",
+        )
+        for gpu in gpus
+        for one in gpu["instances"]
+    ]
+    return _table(rows, ("GPU", "INSTANCE", "SLICES", "DEVICE", "PROCESSES"), style)
+
+
+def _table(rows: Sequence[Sequence[str]], header: Sequence[str], style: Style) -> str:
+    return columns(rows, header, "  ", style.width) if rows else ""
+
+
+def _names(holders: Iterable[str]) -> str:
+    """Modules by their name alone, as `lsmod` has them; our own session as what it is."""
+    shown = (holder.removeprefix("module ") for holder in holders)
+    return ", ".join("agent" if name.startswith("nvml worker") else name for name in shown) or "-"
+
+
+def modules_text(modules: Iterable[Mapping[str, Any]], style: Style) -> str:
     rows = [
         (
             module["name"],
             module["state"],
             "-" if module["references"] is None else str(module["references"]),
-            (module["version"] or module["srcversion"] or "-") + (" reload pending" if module["reloadPending"] else ""),
-            "; ".join(module["holders"]) or "-",
+            (module["version"] or module["srcversion"][:8] or "-")
+            + (" (reload pending)" if module["reloadPending"] else ""),
+            _names(module["holders"]),
         )
         for module in modules
     ]
-    return columns(rows, ("MODULE", "STATE", "REFS", "VERSION", "HELD BY"), "  ") if rows else ""
+    return _table(rows, ("MODULE", "STATE", "REFS", "VERSION", "HELD BY"), style)
 
 
-def _links(links: Iterable[Mapping[str, Any]]) -> str:
+def _links(links: Iterable[Mapping[str, Any]], style: Style) -> str:
     rows = [
         (
             link["name"],
@@ -174,12 +261,12 @@ def _links(links: Iterable[Mapping[str, Any]]) -> str:
             link["pciAddress"] or "-",
             ", ".join(link["uses"]) or "-",
         )
-        for link in links
+        for link in sorted(links, key=lambda one: _natural(one["name"]))
     ]
-    return columns(rows, ("LINK", "STATE", "CARRIER", "MTU", "DRIVER", "PCI", "IN USE FOR"), "  ") if rows else ""
+    return _table(rows, ("LINK", "STATE", "CARRIER", "MTU", "DRIVER", "PCI", "IN USE FOR"), style)
 
 
-def _rdma(devices: Iterable[Mapping[str, Any]]) -> str:
+def _rdma(devices: Iterable[Mapping[str, Any]], style: Style) -> str:
     rows = [
         (
             device["name"],
@@ -189,7 +276,12 @@ def _rdma(devices: Iterable[Mapping[str, Any]]) -> str:
             port["rate"] or "-",
             port["netdev"] or "-",
         )
-        for device in devices
+        for device in sorted(devices, key=lambda one: _natural(one["name"]))
         for port in device["ports"]
     ]
-    return columns(rows, ("RDMA DEVICE", "PORT", "STATE", "LINK LAYER", "RATE", "LINK"), "  ") if rows else ""
+    return _table(rows, ("RDMA DEVICE", "PORT", "STATE", "LINK LAYER", "RATE", "LINK"), style)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """mlx5_2 before mlx5_10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]

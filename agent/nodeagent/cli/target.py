@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nodeagent.errors import UsageError
+from nodeagent.errors import NodeAgentError, UsageError
 from nodeagent.host.paths import NODE_FILE
 from nodeagent.host.ports import Host
 from nodeagent.spec.schema import Loop, NodeSpec
@@ -28,6 +29,11 @@ class Target:
 
     root: str
     simulated: str = ""
+
+    @property
+    def title(self) -> str:
+        """How a headline names it."""
+        return f"simulated node {self.simulated}" if self.simulated else f"node {socket.gethostname()}"
 
     @property
     def default_file(self) -> str:
@@ -86,7 +92,22 @@ def default_directory(profile: str) -> str:
     base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/nodeagent-{os.getuid()}"  # noqa: S108 - per user, mode 0700
     if not os.environ.get("XDG_RUNTIME_DIR"):
         os.makedirs(base, mode=0o700, exist_ok=True)
+        if os.stat(base).st_uid != os.getuid():
+            raise UsageError(f"use {base}: it belongs to another user; name a directory with --simulate-dir")
     return f"{base}/nodeagent-{profile}"
+
+
+def agents_nvml(target: Target) -> tuple[int, ...]:
+    """PID of the NVML worker of an agent that runs on the node: for a one-shot command it is ours, not in the way."""
+    from nodeagent.host.control_client import agent_listens, ask  # noqa: PLC0415 - only for verbs that plan
+
+    if not agent_listens(target.root):
+        return ()
+    try:
+        pid = ask(target.root, "GET", "/v1/status").get("nvmlPid")
+    except NodeAgentError:
+        return ()  # it may not be asked, or is ending: then its worker shows as what it is
+    return (pid,) if pid else ()
 
 
 def running_simulations() -> tuple[Target, ...]:
@@ -113,7 +134,6 @@ def _write_example(target: Target, path: str) -> None:
     from nodeagent.simulation.node import open_node  # noqa: PLC0415 - once per simulated node
     from nodeagent.spec.example import example_text  # noqa: PLC0415
 
-    text = example_text(EXAMPLE_OF.get(target.simulated, target.simulated))
     open_node(target.simulated, target.root)  # first, because a node is made in an empty directory only
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    Path(path).write_text(text, encoding="utf-8")
+    Path(path).write_text(example_text(EXAMPLE_OF.get(target.simulated, target.simulated)), encoding="utf-8")

@@ -91,12 +91,32 @@ class LocalFiles:
             raise host_error("list", path, error) from error
 
     def target(self, path: str) -> str | None:
+        found = self.link(path)
+        return None if found is None else found.rpartition("/")[2]
+
+    def link(self, path: str) -> str | None:
         try:
-            return os.readlink(self._at(path)).rpartition("/")[2]
+            return os.readlink(self._at(path))
         except OSError as error:
             if error.errno in ABSENT or error.errno == errno.EINVAL:
                 return None
             raise host_error("read the link", path, error) from error
+
+    def read_bytes(self, path: str, size: int, offset: int = 0) -> bytes:
+        with host_errors("read", path):
+            handle = os.open(self._at(path), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(handle, size, offset)
+            finally:
+                os.close(handle)
+
+    def make_directory(self, path: str) -> None:
+        with host_errors("make directory", path), suppress(FileExistsError):
+            os.mkdir(self._at(path))
+
+    def remove_directory(self, path: str) -> None:
+        with host_errors("remove directory", path), suppress(FileNotFoundError):
+            os.rmdir(self._at(path))
 
     def exists(self, path: str) -> bool:
         return os.path.exists(self._at(path))

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-
 SEND_SECONDS = 1.0  # a service manager that does not read must not stop the loop
 
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pynvml
 
 from nodeagent.errors import GoneError, HostError, UnsupportedError
-from nodeagent.host import nvml_errors, nvml_instances, nvml_read
+from nodeagent.host import nvml_compute, nvml_errors, nvml_instances, nvml_read
 from nodeagent.host.nvml_errors import reported
+from nodeagent.host.nvml_resets import Unresettable
+from nodeagent.host.nvml_samples import Telemetry
 from nodeagent.host.ports import GpuFault
 from nodeagent.state.gpu import MigMode
 
@@ -41,6 +43,8 @@ class InProcessNvml:
         self._environment = dict(environment or {})
         self._open = False
         self._uuids: dict[int, str] = {}
+        self._telemetry = Telemetry()
+        self._unresettable = Unresettable()
 
     def pid(self) -> int | None:
         return os.getpid() if self._open else None
@@ -68,6 +72,7 @@ class InProcessNvml:
         if not self._open:
             return
         self._open = False
+        self._telemetry.close()
         with reported("close", "NVML"):
             pynvml.nvmlShutdown()
 
@@ -97,17 +102,22 @@ class InProcessNvml:
     def sample(self, index: int) -> GpuSample:
         """Telemetry of one GPU. GoneError when it is lost."""
         with self._session("sample", self._name(index)):
-            return nvml_read.read_sample(self._at(index))
+            return self._telemetry.sample(self._at(index), index)
 
     # The port.
 
     def gpus(self) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
-        return self._each(self.read)
+        found, faults = self._each(self.read)
+        return self._unresettable.mark(found), faults
 
     def samples(self) -> tuple[GpuSample, ...]:
         return self._each(self.sample)[0]
 
     def set_mig_mode(self, uuid: str, enabled: bool) -> None:
+        with self._unresettable.watch(uuid):
+            self._set_mig_mode(uuid, enabled)
+
+    def _set_mig_mode(self, uuid: str, enabled: bool) -> None:
         operation, subject = f"{'enable' if enabled else 'disable'} MIG on", f"gpu {uuid}"
         self.release()  # a session of ours counts as a client of the GPU
         with self._session(operation, subject):
@@ -119,13 +129,21 @@ class InProcessNvml:
             current, pending = nvml_read.mig_modes(self._by_uuid(uuid))
         self._confirm(MigMode.ENABLED if enabled else MigMode.DISABLED, (current, pending), operation, subject)
 
-    def create_gpu_instance(self, uuid: str, profile: str, placement: Placement) -> None:
+    def create_gpu_instance(self, uuid: str, profile: str, placement: Placement, compute: tuple[int, ...] = ()) -> None:
         with self._session("open", f"gpu {uuid}"):
-            nvml_instances.create(self._by_uuid(uuid), f"gpu {uuid}", profile, placement)
+            nvml_instances.create(self._by_uuid(uuid), f"gpu {uuid}", (profile, placement), compute)
 
     def destroy_gpu_instance(self, uuid: str, placement: Placement) -> None:
         with self._session("open", f"gpu {uuid}"):
             nvml_instances.destroy(self._by_uuid(uuid), f"gpu {uuid}", placement)
+
+    def create_compute_instance(self, uuid: str, placement: Placement, width: int, compute: Placement) -> None:
+        with self._session("open", f"gpu {uuid}"):
+            nvml_compute.create(self._by_uuid(uuid), f"gpu {uuid}", placement, (width, compute))
+
+    def destroy_compute_instance(self, uuid: str, placement: Placement, compute: Placement) -> None:
+        with self._session("open", f"gpu {uuid}"):
+            nvml_compute.destroy(self._by_uuid(uuid), f"gpu {uuid}", placement, compute)
 
     @contextmanager
     def _session(self, operation: str, subject: str) -> Iterator[None]:

@@ -21,6 +21,7 @@ INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
 NO_PERMISSION = 4
 NOT_FOUND = 6
+TIMEOUT = 10
 FUNCTION_NOT_FOUND = 13
 RESET_REQUIRED = 16
 IN_USE = 19
@@ -75,6 +76,11 @@ MEANINGS: dict[int, Meaning] = {
     30: Meaning(UnsupportedError, "this kind of reset is not supported"),
     999: _UNKNOWN,
 }
+
+
+def is_absence(code: int) -> bool:
+    """Whether the code says that this board, driver, mode or privilege does not offer the value: not a fault."""
+    return code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND, NO_PERMISSION, 21, 25)
 
 
 def host_error(code: int, operation: str, subject: str) -> HostError:

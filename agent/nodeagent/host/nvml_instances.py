@@ -15,24 +15,26 @@ from nodeagent.errors import BusyError, GoneError, HostError, UnsupportedError
 from nodeagent.host import nvml_errors, nvml_read
 from nodeagent.host.nvml_errors import reported
 from nodeagent.host.nvml_read import LiveInstance
-from nodeagent.state.gpu import Placement
+from nodeagent.state.gpu import ComputeProfile, Placement
 
 
-def create(handle: Any, subject: str, profile: str, placement: Placement) -> None:
-    """Create a GPU instance at the placement and the compute instance that fills it, or nothing at all.
+def create(handle: Any, subject: str, wanted: tuple[str, Placement], compute: tuple[int, ...] = ()) -> None:
+    """Create a GPU instance of (profile, placement) and its compute instances, or nothing at all.
 
+    `compute` are widths in compute slices; 0, and no width at all, is the one compute instance that fills it.
     UnsupportedError: no such profile or placement on this board. BusyError: no room. HostError: it was not there after.
     """
+    profile, placement = wanted
     operation = f"create instance {profile} at {placement.start}:{placement.size} on"
     with reported(operation, subject):
         info = _profile_info(handle, operation, subject, profile)
         instance = _create_gpu_instance(handle, info, placement, (operation, subject))
         try:
-            pynvml.nvmlGpuInstanceCreateComputeInstance(instance, _filling_profile(instance, info).id)
-            _verify(handle, operation, subject, (profile, placement))
+            _fill(instance, info, compute or (0,), (operation, subject))
+            _verify(handle, (operation, subject), wanted, len(compute) or 1)
         except (pynvml.NVMLError, HostError):
             with suppress(pynvml.NVMLError):  # what could not be created is the news, not what could not be removed
-                _remove(_find(handle, placement))
+                _remove(find(handle, placement))
             raise
 
 
@@ -40,9 +42,9 @@ def destroy(handle: Any, subject: str, placement: Placement) -> None:
     """Destroy the GPU instance at the placement, compute instances first. GoneError: none there. BusyError: in use."""
     operation = f"destroy instance at {placement.start}:{placement.size} on"
     with reported(operation, subject):
-        found = _find(handle, placement)
+        found = find(handle, placement)
         if found is None:
-            raise GoneError(operation, subject, "there is no instance at this placement", _occupants(handle))
+            raise GoneError(operation, subject, "there is no instance at this placement", occupants(handle))
         if found.value.pids:  # before the first compute instance goes: half a removal helps nobody
             raise in_use(operation, subject, found.value.pids)
         _remove(found)
@@ -56,7 +58,7 @@ def in_use(operation: str, subject: str, pids: tuple[int, ...]) -> BusyError:
     return BusyError(operation, subject, f"in use by {names}", "end the work or wait for it")
 
 
-def _occupants(handle: Any) -> str:
+def occupants(handle: Any) -> str:
     """What stands on the GPU now, hidden GPU instances named as such."""
     spans = []
     for instance in nvml_read.live_instances(handle):
@@ -66,7 +68,8 @@ def _occupants(handle: Any) -> str:
     return "there are: " + ", ".join(spans) if spans else "the gpu has no instances"
 
 
-def _find(handle: Any, placement: Placement) -> LiveInstance | None:
+def find(handle: Any, placement: Placement) -> LiveInstance | None:
+    """The GPU instance that stands exactly there."""
     return next((found for found in nvml_read.live_instances(handle) if found.value.placement == placement), None)
 
 
@@ -93,7 +96,7 @@ def _create_gpu_instance(handle: Any, info: Any, placement: Placement, where: tu
         return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(handle, info.id, byref(span))
     except pynvml.NVMLError as error:
         if error.value == nvml_errors.INSUFFICIENT_RESOURCES:
-            raise BusyError(*where, "no room on the gpu", _occupants(handle)) from error
+            raise BusyError(*where, "no room on the gpu", occupants(handle)) from error
         if error.value == nvml_errors.IN_USE:
             raise in_use(*where, nvml_read.processes(handle)) from error
         if error.value == nvml_errors.INVALID_ARGUMENT:
@@ -102,24 +105,43 @@ def _create_gpu_instance(handle: Any, info: Any, placement: Placement, where: tu
         raise
 
 
-def _filling_profile(instance: Any, gpu_profile: Any) -> Any:
-    """The compute instance profile with all SMs of the GPU instance.
+def _fill(instance: Any, gpu_profile: Any, widths: tuple[int, ...], where: tuple[str, str]) -> None:
+    """Create the compute instances at places that leave room for all of them."""
+    offered = nvml_read.compute_profiles(instance, gpu_profile)
+    wanted = [_compute_profile(offered, width) for width in sorted(widths, key=lambda width: -(width or 99))]
+    if None in wanted:
+        advice = f"it offers {', '.join(one.name for one in offered)}"
+        raise UnsupportedError(*where, "no such compute instance profile", advice)
+    chosen = [one for one in wanted if one is not None]
+    if len(chosen) == 1 and chosen[0].fills:
+        pynvml.nvmlGpuInstanceCreateComputeInstance(instance, chosen[0].profile_id)
+        return
+    places = _search(chosen, 0)
+    if places is None:
+        raise BusyError(*where, f"no room for compute instances {', '.join(one.name for one in chosen)}")
+    for profile, place in zip(chosen, places, strict=True):
+        span = pynvml.c_nvmlComputeInstancePlacement_t(place.start, place.size)
+        pynvml.nvmlGpuInstanceCreateComputeInstanceWithPlacement(instance, profile.profile_id, byref(span))
 
-    The first one-slice profile will not do: on double-memory profiles (1g.20gb of an H100) a wider one exists.
-    """
-    wanted = (gpu_profile.multiprocessorCount, gpu_profile.sliceCount)
-    infos = nvml_read.compute_profile_infos(instance)
-    exact = [info for info in infos if (info.multiprocessorCount, info.sliceCount) == wanted]
-    if exact:
-        return exact[0]
-    fitting = [info for info in infos if info.sliceCount <= gpu_profile.sliceCount]
-    if not fitting:
-        raise pynvml.NVMLError(nvml_errors.NOT_SUPPORTED)
-    return max(fitting, key=lambda info: (info.multiprocessorCount, info.sliceCount))
+
+def _compute_profile(offered: tuple[ComputeProfile, ...], width: int) -> ComputeProfile | None:
+    return next((one for one in offered if (one.fills if width == 0 else one.slice_count == width)), None)
 
 
-def _verify(handle: Any, operation: str, subject: str, wanted: tuple[str, Placement]) -> None:
+def _search(profiles: list[ComputeProfile], taken: int) -> list[Placement] | None:
+    """A place for each, the widest first; depth-first over what the driver allows."""
+    if not profiles:
+        return []
+    for place in profiles[0].placements:
+        span = ((1 << place.size) - 1) << place.start
+        rest = None if span & taken else _search(profiles[1:], taken | span)
+        if rest is not None:
+            return [place, *rest]
+    return None
+
+
+def _verify(handle: Any, where: tuple[str, str], wanted: tuple[str, Placement], compute: int) -> None:
     """Read back what was made: success is what NVML lists, not what it returned."""
-    found = _find(handle, wanted[1])
-    if found is None or found.value.profile != wanted[0] or len(found.value.compute_instances) != 1:
-        raise HostError(operation, subject, "NVML reported success, but the instance is not listed", _occupants(handle))
+    found = find(handle, wanted[1])
+    if found is None or found.value.profile != wanted[0] or len(found.value.compute_instances) != compute:
+        raise HostError(*where, "NVML reported success, but the instance is not listed", occupants(handle))

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pynvml
 
 from nodeagent.host import nvml_errors
-from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance, GpuSample, MigMode, MigProfile, Placement
+from nodeagent.state.gpu import (
+    ComputeInstance,
+    ComputeProfile,
+    Gpu,
+    GpuInstance,
+    GpuSample,
+    MigMode,
+    MigProfile,
+    Placement,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,11 +74,11 @@ def processes(handle: Any) -> tuple[int, ...]:
     return tuple(sorted({process.pid for process in (*compute, *graphics)}))
 
 
-def _walk(profile_info: Callable[[int], Any]) -> Iterator[Any]:
+def _walk(profile_info: Callable[[int], Any]) -> Iterator[tuple[int, Any]]:
     """Profile infos by rising enum until the enum ends; NOT_SUPPORTED is a hole, or MIG off on old drivers."""
     for number in range(_PROFILE_ENUM_END):
         try:
-            yield profile_info(number)
+            yield number, profile_info(number)
         except pynvml.NVMLError as error:
             if error.value in (nvml_errors.INVALID_ARGUMENT, nvml_errors.FUNCTION_NOT_FOUND):
                 return
@@ -82,29 +91,61 @@ def profile_name(info: Any) -> str:
     return str(info.name).removeprefix("MIG ")
 
 
+def _numbered_profile_infos(handle: Any) -> tuple[tuple[int, Any], ...]:
+    return tuple(_walk(lambda number: pynvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, number)))
+
+
 def gpu_profile_infos(handle: Any) -> tuple[Any, ...]:
     """NVML's GPU instance profiles of a GPU; empty where the driver cannot list them while MIG is off."""
-    return tuple(_walk(lambda number: pynvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, number)))
+    return tuple(info for _, info in _numbered_profile_infos(handle))
 
 
 def compute_profile_infos(instance: Any) -> tuple[Any, ...]:
     """NVML's compute instance profiles of a GPU instance, for the shared engine profile (0, the only one)."""
     read = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo
-    return tuple(_walk(lambda number: read(instance, number, 0)))
+    return tuple(info for _, info in _walk(lambda number: read(instance, number, 0)))
 
 
 def placements(handle: Any, profile_id: int) -> tuple[Placement, ...]:
     """Every legal placement of a profile, whether free or not; empty without the privilege to ask."""
+    return _placements(
+        pynvml.nvmlDeviceGetGpuInstancePossiblePlacements, handle, profile_id, pynvml.c_nvmlGpuInstancePlacement_t
+    )
+
+
+def compute_placements(instance: Any, profile_id: int) -> tuple[Placement, ...]:
+    """Every legal placement of a compute instance profile in a GPU instance, in compute slices; empty as above."""
+    ask = pynvml.nvmlGpuInstanceGetComputeInstancePossiblePlacements
+    return _placements(ask, instance, profile_id, pynvml.c_nvmlComputeInstancePlacement_t)
+
+
+def _placements(ask: Callable[..., Any], parent: Any, profile_id: int, kind: Any) -> tuple[Placement, ...]:
     count = c_uint(0)
-    ask = pynvml.nvmlDeviceGetGpuInstancePossiblePlacements
-    if optional(ask, handle, profile_id, None, byref(count)) is None or not count.value:
+    if optional(ask, parent, profile_id, None, byref(count)) is None or not count.value:
         return ()
-    found = (pynvml.c_nvmlGpuInstancePlacement_t * count.value)()
-    ask(handle, profile_id, found, byref(count))
+    found = (kind * count.value)()
+    ask(parent, profile_id, found, byref(count))
     return tuple(sorted(Placement(place.start, place.size) for place in found[: count.value]))
 
 
-def mig_profile(handle: Any, info: Any) -> MigProfile:
+def compute_profiles(instance: Any, gpu_profile: Any, infos: tuple[Any, ...] = ()) -> tuple[ComputeProfile, ...]:
+    """What a GPU instance offers; `infos` are its profile infos where the caller has them already.
+
+    The profile with all multiprocessors of the GPU instance fills it. The first one-slice profile need not: on
+    double-memory profiles (1g.20gb of an H100) a wider one exists.
+    """
+    infos = infos or compute_profile_infos(instance)
+    fitting = [info for info in infos if info.sliceCount <= gpu_profile.sliceCount]
+    widest = max(fitting, key=lambda info: (info.multiprocessorCount, info.sliceCount), default=None)
+    return tuple(
+        ComputeProfile(
+            profile_name(info), info.id, info.sliceCount, info is widest, compute_placements(instance, info.id)
+        )
+        for info in fitting
+    )
+
+
+def mig_profile(handle: Any, info: Any, enumerator: int) -> MigProfile:
     return MigProfile(
         name=profile_name(info),
         profile_id=info.id,
@@ -112,6 +153,7 @@ def mig_profile(handle: Any, info: Any) -> MigProfile:
         instance_count=info.instanceCount,
         memory_mib=info.memorySizeMB,  # nvml.h says MB and means MiB
         placements=placements(handle, info.id),
+        enumerator=enumerator,
     )
 
 
@@ -128,24 +170,27 @@ def _handles(read: Callable[..., Any], parent: Any, profile_id: int, kind: Any) 
     return list(buffer[: count.value])
 
 
-def _compute_instances(instance: Any) -> Iterator[tuple[Any, ComputeInstance]]:
-    for info in compute_profile_infos(instance):
+def _compute_instances(instance: Any, infos: tuple[Any, ...]) -> Iterator[tuple[Any, ComputeInstance]]:
+    for info in infos:
         read = pynvml.nvmlGpuInstanceGetComputeInstances
         for handle in _handles(read, instance, info.id, pynvml.c_nvmlComputeInstance_t):
             found = pynvml.nvmlComputeInstanceGetInfo(handle)
             uuid = pynvml.nvmlDeviceGetUUID(found.device)  # found.device is the MIG device itself
-            yield handle, ComputeInstance(profile_name(info), found.id, uuid, processes(found.device))
+            place = Placement(found.placement.start, found.placement.size)
+            yield handle, ComputeInstance(profile_name(info), found.id, uuid, processes(found.device), place)
 
 
 def _live_instance(handle: Any, profile: Any) -> LiveInstance:
     found = pynvml.nvmlGpuInstanceGetInfo(handle)
-    computes = tuple(_compute_instances(handle))
+    infos = compute_profile_infos(handle)
+    computes = tuple(_compute_instances(handle, infos))
     value = GpuInstance(
         profile=profile_name(profile),
         profile_id=found.profileId,
         placement=Placement(found.placement.start, found.placement.size),
         gi_id=found.id,
         compute_instances=tuple(instance for _, instance in computes),
+        compute_profiles=compute_profiles(handle, profile, infos),
     )
     return LiveInstance(handle, value, tuple(compute for compute, _ in computes))
 
@@ -181,47 +226,15 @@ def read_gpu(handle: Any, index: int) -> Gpu:
         mig_mode=current,
         pending_mig_mode=pending,
         resetless_mig=has_mig and _is_resetless(handle),
-        profiles=tuple(mig_profile(handle, info) for info in gpu_profile_infos(handle)) if has_mig else (),
+        profiles=_mig_profiles(handle) if has_mig else (),
         instances=_instances(handle) if current is MigMode.ENABLED else (),
         pids=processes(handle),
     )
 
 
+def _mig_profiles(handle: Any) -> tuple[MigProfile, ...]:
+    return tuple(mig_profile(handle, info, number) for number, info in _numbered_profile_infos(handle))
+
+
 def _instances(handle: Any) -> tuple[GpuInstance, ...]:
     return tuple(instance.value for instance in live_instances(handle))
-
-
-def _memory(handle: Any) -> tuple[int | None, int | None, int | None]:
-    """Used, free and reserved bytes; before driver 510 reserved memory is counted as used."""
-    memory = optional(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
-    if memory is not None:
-        return memory.used, memory.free, memory.reserved
-    memory = optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    return (None, None, None) if memory is None else (memory.used, memory.free, None)
-
-
-def _temperature(handle: Any) -> int | None:
-    """GPU temperature in degrees Celsius; the second call is for drivers that lack the first."""
-    value = optional(pynvml.nvmlDeviceGetTemperatureV, handle, pynvml.NVML_TEMPERATURE_GPU)
-    if value is None:
-        value = optional(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
-    return None if value is None else int(value)
-
-
-def read_sample(handle: Any) -> GpuSample:
-    """Telemetry of one GPU; utilisation is absent on a GPU with MIG enabled, as NVML defines it."""
-    used, free, reserved = _memory(handle)
-    utilization = optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
-    return GpuSample(
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
-        memory_used_bytes=used,
-        memory_free_bytes=free,
-        memory_reserved_bytes=reserved,
-        utilization_gpu_percent=None if utilization is None else utilization.gpu,
-        utilization_memory_percent=None if utilization is None else utilization.memory,
-        temperature_celsius=_temperature(handle),
-        power_milliwatts=optional(pynvml.nvmlDeviceGetPowerUsage, handle),
-        energy_millijoules=optional(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle),
-        sm_clock_mhz=optional(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
-        memory_clock_mhz=optional(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
-    )

@@ -28,6 +28,8 @@ REQUESTS = (
     "set_mig_mode",
     "create_gpu_instance",
     "destroy_gpu_instance",
+    "create_compute_instance",
+    "destroy_compute_instance",
     "release",
 )
 

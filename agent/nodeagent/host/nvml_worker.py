@@ -22,6 +22,7 @@ from nodeagent.errors import DeadlineError, HostError
 from nodeagent.host import nvml_serve
 from nodeagent.host.nvml_fences import Fences
 from nodeagent.host.nvml_process import Launch, Worker, WorkerLostError
+from nodeagent.host.nvml_resets import Unresettable
 from nodeagent.host.ports import GpuFault
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class WorkerNvml:
         self._identified: dict[int, str] = {}
         self._named: set[int] = set()  # indices identified in the present session
         self._stuck: list[Worker] = []
+        self._unresettable = Unresettable()
         self._fences = Fences(deadline_seconds * _FENCE_DEADLINES, monotonic)
 
     def pid(self) -> int | None:
@@ -66,19 +68,27 @@ class WorkerNvml:
         return worker.pid if worker is not None and self._in_session else None
 
     def gpus(self) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
-        return self._each("read")
+        found, faults = self._each("read")
+        return self._unresettable.mark(found), faults
 
     def samples(self) -> tuple[GpuSample, ...]:
         return self._each("sample")[0]
 
     def set_mig_mode(self, uuid: str, enabled: bool) -> None:
-        self._change(f"{'enable' if enabled else 'disable'} MIG on", "set_mig_mode", uuid, enabled)
+        with self._unresettable.watch(uuid):
+            self._change(f"{'enable' if enabled else 'disable'} MIG on", "set_mig_mode", uuid, enabled)
 
-    def create_gpu_instance(self, uuid: str, profile: str, placement: Placement) -> None:
-        self._change(f"create instance {profile} on", "create_gpu_instance", uuid, profile, placement)
+    def create_gpu_instance(self, uuid: str, profile: str, placement: Placement, compute: tuple[int, ...] = ()) -> None:
+        self._change(f"create instance {profile} on", "create_gpu_instance", uuid, profile, placement, compute)
 
     def destroy_gpu_instance(self, uuid: str, placement: Placement) -> None:
         self._change("destroy instance on", "destroy_gpu_instance", uuid, placement)
+
+    def create_compute_instance(self, uuid: str, placement: Placement, width: int, compute: Placement) -> None:
+        self._change("create compute instance on", "create_compute_instance", uuid, placement, width, compute)
+
+    def destroy_compute_instance(self, uuid: str, placement: Placement, compute: Placement) -> None:
+        self._change("destroy compute instance on", "destroy_compute_instance", uuid, placement, compute)
 
     def release(self) -> None:
         """End the worker. DeadlineError when it hangs in the driver and still holds the devices."""

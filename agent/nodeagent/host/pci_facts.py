@@ -5,6 +5,7 @@ Source: Documentation/ABI/testing/sysfs-bus-pci.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -16,6 +17,8 @@ VENDORS = frozenset({"10de", "15b3"})  # NVIDIA, Mellanox (pci.ids)
 # Base classes of network (with InfiniBand, 0207) and display controllers; 0680 is "other bridge", which NVSwitch uses.
 CLASSES = ("02", "03", "0680")
 NO_OVERRIDE = "(null)"
+ROOT_BUS = re.compile(r"pci[0-9a-f]{4,}:[0-9a-f]{2}")
+PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
 def read_pci(files: Files) -> Mapping[str, PciFunction]:
@@ -50,7 +53,19 @@ def _read_function(files: Files, address: str) -> PciFunction | None:
         driver_override="" if override == NO_OVERRIDE else override,
         numa_node=parse_numa_node(files.read_optional(f"{directory}/numa_node")),
         iommu_group=files.target(f"{directory}/iommu_group") or "",
+        path=parse_path(files.link(directory) or ""),
+        is_vf=files.link(f"{directory}/physfn") is not None,
     )
+
+
+def parse_path(target: str) -> tuple[str, ...]:
+    """`../../../devices/pci0000:00/0000:00:01.1/0000:01:00.0` -> root bus, bridges, function.
+
+    Empty where the link does not lead through a PCI root bus.
+    """
+    parts = target.split("/")
+    root = next((index for index, part in enumerate(parts) if ROOT_BUS.fullmatch(part)), len(parts))
+    return tuple(part for part in parts[root:] if ROOT_BUS.fullmatch(part) or PCI_ADDRESS.fullmatch(part))
 
 
 def parse_numa_node(text: str | None) -> int:

@@ -28,6 +28,18 @@ class Files(Protocol):
     def target(self, path: str) -> str | None:
         """Last component of a symbolic link's target (`driver`, `subsystem`), None if it is not a link."""
 
+    def link(self, path: str) -> str | None:
+        """The whole target of a symbolic link as it is written, None if it is not a link."""
+
+    def read_bytes(self, path: str, size: int, offset: int = 0) -> bytes:
+        """At most `size` bytes from `offset` on, as of a PCI configuration space. Errors as of `read`."""
+
+    def make_directory(self, path: str) -> None:
+        """mkdir(2), which in configfs makes an object; nothing happens if it is there. Errors as of `write`."""
+
+    def remove_directory(self, path: str) -> None:
+        """rmdir(2); nothing happens if it is absent. Errors as of `write`."""
+
     def exists(self, path: str) -> bool: ...
 
     def write(self, path: str, text: str) -> None:
@@ -91,11 +103,23 @@ class Nvml(Protocol):
     def set_mig_mode(self, uuid: str, enabled: bool) -> None:
         """Change the mode now. BusyError if a client holds the GPU, UnsupportedError if only a reboot would do it."""
 
-    def create_gpu_instance(self, uuid: str, profile: str, placement: Placement) -> None:
-        """Create the GPU instance there with one compute instance that fills it. BusyError when there is no room."""
+    def create_gpu_instance(self, uuid: str, profile: str, placement: Placement, compute: tuple[int, ...] = ()) -> None:
+        """Create the GPU instance there with compute instances of these widths in slices. BusyError: no room.
+
+        Without `compute` it has one compute instance that fills it; a width of 0 means the same.
+        """
 
     def destroy_gpu_instance(self, uuid: str, placement: Placement) -> None:
         """Destroy the instance at this placement with its compute instances. BusyError when in use, GoneError."""
+
+    def create_compute_instance(self, uuid: str, placement: Placement, width: int, compute: Placement) -> None:
+        """Create a compute instance at `compute` (in slices) in the GPU instance at `placement`.
+
+        A `width` of 0 means the one with all multiprocessors. BusyError: no room, GoneError: no such GPU instance.
+        """
+
+    def destroy_compute_instance(self, uuid: str, placement: Placement, compute: Placement) -> None:
+        """Destroy the compute instance at `compute` in the GPU instance at `placement`. BusyError in use, GoneError."""
 
     def release(self) -> None: ...
 
@@ -112,6 +136,9 @@ class Links(Protocol):
     def set_up(self, netdev: str, up: bool) -> None: ...
 
     def set_mtu(self, netdev: str, mtu: int) -> None: ...
+
+    def set_rdma_netns_shared(self, shared: bool) -> None:
+        """Share RDMA devices between network namespaces, or not. BusyError while another namespace exists."""
 
 
 class Processes(Protocol):
@@ -175,4 +202,3 @@ class Host:
 def number(node: DeviceNode) -> DeviceNumber:
     """The identity of a device node."""
     return DeviceNumber(node.major, node.minor)
-

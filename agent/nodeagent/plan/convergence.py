@@ -15,6 +15,7 @@ from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.node import NodeState
+from nodeagent.state.things import Kind
 
 MAX_ROUNDS = 8
 
@@ -102,8 +103,11 @@ def once(goal: Goal, proof: Callable[[Plan], Goal], context: Context) -> Outcome
 
 def survey_owed(goal: Goal, owed: tuple[Step, ...], observer: Observer) -> tuple[NodeState, Plan, Goal]:
     """Survey with what an interrupted run owes; the goal comes back with what the node shows to be still missing."""
-    state, plan = survey(observer, replace(goal, terms=replace(goal.terms, owed=owed)))
-    still = tuple(step for step in owed if not step.satisfied(state))
+    modules = (step.subject.name for step in owed if step.subject.kind is Kind.MODULE)
+    interest = tuple(dict.fromkeys((*goal.interest, *modules)))
+    state, plan = survey(observer, replace(goal, interest=interest, terms=replace(goal.terms, owed=owed)))
+    decided = {thing for wish in (goal.wishes(state) if owed else ()) for thing in wish.decided}
+    still = tuple(step for step in owed if step.subject not in decided and not step.satisfied(state))
     return state, plan, replace(goal, terms=replace(goal.terms, owed=still))
 
 

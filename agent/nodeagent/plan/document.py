@@ -9,6 +9,8 @@ from nodeagent.plan.model import Blocked, Blocker, Plan, Transition
 from nodeagent.resources.base import Obstacle, Step
 
 SCHEMA_VERSION = 1
+_COMING = ("load", "create", "make", "start")
+_GOING = ("unload", "destroy", "remove", "stop")
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
@@ -41,9 +43,14 @@ def step_document(step: Step) -> dict[str, Any]:
         "subject": str(step.subject),
         "unit": step.unit,
         "reason": step.reason,
-        "change": "+" if step.back else "-" if step.gone else "~",
+        "change": _change(step),
         "disturbs": step.disturbs.value,
     }
+
+
+def _change(step: Step) -> str:
+    verb = str(step).partition(" ")[0]
+    return "+" if step.back or verb in _COMING else "-" if step.gone or verb in _GOING else "~"
 
 
 def _transition(transition: Transition) -> dict[str, Any]:

@@ -134,7 +134,9 @@ def _act(run: _Run, acts: Sequence[Step]) -> tuple[tuple[Step, ...], bool]:
             continue
         lost_units.add(step.unit)
         lost.add(step.subject)
-        acted = _undo_dependent(run, step.unit, acted)
+        kept = _undo_dependent(run, step.unit, acted)
+        lost.update(thing for undone in acted if undone not in kept for thing in undone.back)
+        acted = kept
     return tuple(acted), False
 
 

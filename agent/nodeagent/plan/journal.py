@@ -108,7 +108,10 @@ class Journal:
 
 
 def owed_steps(entries: Sequence[Entry]) -> tuple[Step, ...]:
-    """Steps that bring back what these entries took away and have not brought back, in the order to take them."""
+    """Steps that bring back what these entries took away and have not brought back, in the order to take them.
+
+    An undo that only takes away what had come is not owed: it does no harm where it is, and it may be in use by now.
+    """
     owed = [entry.step for entry in entries if entry.phase is Phase.OWED and entry.status is not Status.DONE]
     undone = [entry for entry in entries if entry.phase is Phase.UNDO]
     owed += [entry.step for entry in undone if entry.status is not Status.DONE]
@@ -117,7 +120,7 @@ def owed_steps(entries: Sequence[Entry]) -> tuple[Step, ...]:
     taken = {e.step.subject for e in entries if e.phase is Phase.QUIESCE and e.status is not Status.PENDING}
     restores = [entry for entry in entries if entry.phase is Phase.RESTORE]
     owed += [entry.step for entry in restores if entry.step.subject in taken and entry.status is not Status.DONE]
-    return tuple(dict.fromkeys(owed))
+    return tuple(dict.fromkeys(step for step in owed if step.back or not step.gone))
 
 
 def _broken_off(entries: Iterable[Entry]) -> list[Step]:

@@ -52,7 +52,7 @@ def sequence(wishes: Iterable[Wish], state: NodeState, terms: Terms) -> Plan:
     tasks, blocked = _sort_out(steps, graph, terms)
     groups = _group(tasks)
     transitions = tuple(_transition(group, state) for group in groups)
-    owed = _owed(terms.owed, steps, state)
+    owed = _owed(terms.owed, wishes, state)
     waiting = tuple(Blocked(step, terms.postponed[step.unit]) for step in owed if step.unit in terms.postponed)
     owed = tuple(step for step in owed if step.unit not in terms.postponed)
     return Plan(
@@ -224,7 +224,7 @@ def _restorable(candidates: Iterable[Step], taken: set[Thing]) -> tuple[tuple[St
     return tuple(restore), tuple(left_down)
 
 
-def _owed(owed: Iterable[Step], steps: Sequence[Step], state: NodeState) -> tuple[Step, ...]:
-    """What an interrupted transition still owes, unless it is there already or this plan decides about it anyway."""
-    decided = {step.subject for step in steps}
+def _owed(owed: Iterable[Step], wishes: Sequence[Wish], state: NodeState) -> tuple[Step, ...]:
+    """What an interrupted transition still owes, unless it is there already or the wishes decide about it anyway."""
+    decided = {step.subject for wish in wishes for step in wish.steps}.union(*(wish.decided for wish in wishes))
     return tuple(step for step in owed if step.subject not in decided and not step.satisfied(state))

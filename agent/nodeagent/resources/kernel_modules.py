@@ -15,7 +15,7 @@ from nodeagent.resources.module_verbs import plan_load, plan_reload, plan_unload
 from nodeagent.resources.module_wishes import Wanted, wanted_modules
 from nodeagent.resources.peer_memory import PeerChoice, choose, driver_is_open
 from nodeagent.state.modules import Liveness
-from nodeagent.state.things import module
+from nodeagent.state.things import Thing, module
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,7 +52,16 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
         steps=gone.steps + there.steps,
         obstacles=gone.obstacles + there.obstacles + _peer_obstacles(peer, modules, state),
         remarks=gone.remarks + _remarks(peer, wanted, there, state),
+        decided=_decided(modules, wanted, state),
     )
+
+
+def _decided(modules: Modules, wanted: Iterable[Wanted], state: NodeState) -> tuple[Thing, ...]:
+    """What is wanted, what must be absent, and what cannot be there without that."""
+    files = state.module_files
+    absent = {resolve(name, files) for name in modules.absent}
+    above = {name for name in files if absent.intersection(hard_needs(name, files))}
+    return tuple(module(name) for name in sorted(absent | above | {entry.name for entry in wanted}))
 
 
 def _present(modules: Modules, wanted: Sequence[Wanted], gone: Wish, state: NodeState) -> Wish:

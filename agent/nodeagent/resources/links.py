@@ -92,14 +92,15 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     """Steps for every matched interface, by name; obstacles for entries that match nothing or contradict each other."""
     obstacles = [unmatched(entry, spec, state) for entry in spec.links if not matches(entry, state.netdevs.values())]
     steps: list[Step] = []
-    for name, entries in _entries_by_name(spec, state).items():
+    named = _entries_by_name(spec, state)
+    for name, entries in named.items():
         wish = merge(entries)
         problem = clash(name, entries) if wish is None else refusal(state.netdevs[name], wish, spec.disruption.nic)
         if problem is not None:
             obstacles.append(problem)
         elif wish is not None:
             steps += link_steps(state.netdevs[name], wish)
-    return Wish(tuple(steps), tuple(obstacles))
+    return Wish(tuple(steps), tuple(obstacles), decided=tuple(netdev(name) for name in named))
 
 
 def matches(entry: LinkEntry, netdevs: Iterable[Netdev]) -> tuple[str, ...]:

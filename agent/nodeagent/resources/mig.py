@@ -37,6 +37,7 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
         steps=tuple(step for wish in wishes for step in wish.steps),
         obstacles=selection.obstacles + tuple(obstacle for wish in wishes for obstacle in wish.obstacles),
         remarks=selection.remarks + tuple(remark for wish in wishes for remark in wish.remarks),
+        decided=tuple(gpu(one.uuid) for one, _ in selection.chosen),
     )
 
 

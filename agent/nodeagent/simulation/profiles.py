@@ -33,6 +33,8 @@ class Card:
     speed_mbps: int = 0
     total_vfs: int = 0
     max_mtu: int = 9978
+    link_gts: float = 16.0
+    link_width: int = 16
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,14 @@ CARDS: Mapping[str, Card] = MappingProxyType(
     {
         "A100-SXM4-40GB": Card("NVIDIA A100-SXM4-40GB", "10de", "20b0", "030200", "nvidia"),
         "A100-PCIE-40GB": Card("NVIDIA A100-PCIE-40GB", "10de", "20f1", "030200", "nvidia"),
-        "H100-80GB-HBM3": Card("NVIDIA H100 80GB HBM3", "10de", "2330", "030200", "nvidia"),
-        "NVSwitch-A100": Card("NVIDIA NVSwitch", "10de", "1af1", "068000", "nvidia"),
-        "NVSwitch-H100": Card("NVIDIA NVSwitch", "10de", "22a3", "068000", "nvidia"),
+        "H100-80GB-HBM3": Card("NVIDIA H100 80GB HBM3", "10de", "2330", "030200", "nvidia", link_gts=32.0),
+        "NVSwitch-A100": Card("NVIDIA NVSwitch", "10de", "1af1", "068000", "nvidia", link_width=2),
+        "NVSwitch-H100": Card("NVIDIA NVSwitch", "10de", "22a3", "068000", "nvidia", link_width=2),
         "ConnectX-6": Card("ConnectX-6 VPI", "15b3", "101b", "020000", "mlx5_core", "20.35.2000", 200_000, 16),
         "ConnectX-6-Dx": Card("ConnectX-6 Dx", "15b3", "101d", "020000", "mlx5_core", "22.35.2000", 100_000, 16),
-        "ConnectX-7": Card("ConnectX-7 VPI", "15b3", "1021", "020000", "mlx5_core", "28.39.2048", 400_000, 16),
-        "I210": Card("Intel I210", "8086", "1533", "020000", "igb", "3.25", 1000, 0, 9216),
-        "X550": Card("Intel X550", "8086", "1563", "020000", "ixgbe", "3.60", 10_000, 63, 9710),
+        "ConnectX-7": Card("ConnectX-7 VPI", "15b3", "1021", "020000", "mlx5_core", "28.39.2048", 400_000, 16, link_gts=32.0),
+        "I210": Card("Intel I210", "8086", "1533", "020000", "igb", "3.25", 1000, 0, 9216, 2.5, 1),
+        "X550": Card("Intel X550", "8086", "1563", "020000", "ixgbe", "3.60", 10_000, 63, 9710, 8.0, 4),
     },
 )
 

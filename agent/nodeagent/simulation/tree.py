@@ -80,17 +80,17 @@ class TreeWriter:
         if entry.node is not None:
             write_node(place, entry.node, self._scratch)
             return
-        temporary = self._link(entry.link) if entry.link else self._file(entry.text)
+        temporary = self._link(entry.link) if entry.link else self._file(entry.content)
         try:
             os.rename(temporary, place)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(place), exist_ok=True)
             os.rename(temporary, place)
 
-    def _file(self, text: str) -> str:
+    def _file(self, content: bytes) -> str:
         descriptor = os.open(self._scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            os.write(descriptor, text.encode())
+            os.write(descriptor, content)
         finally:
             os.close(descriptor)
         return self._scratch
@@ -120,8 +120,8 @@ class TreeWriter:
                 return os.readlink(place) == entry.link
             if os.path.islink(place):
                 return False
-            with open(place, encoding="utf-8") as file:
-                return file.read() == entry.text
+            with open(place, "rb") as file:
+                return file.read() == entry.content
         except (OSError, ValueError):
             return False
 

@@ -12,11 +12,16 @@ from nodeagent.state.processes import DeviceNode
 
 @dataclass(frozen=True)
 class Entry:
-    """Exactly one of text, link and node counts; an empty text is an empty file."""
+    """Exactly one of text, link, node and data counts; an empty text is an empty file, `data` a binary one."""
 
     text: str = ""
     link: str = ""
     node: DeviceNode | None = None
+    data: bytes = b""
+
+    @property
+    def content(self) -> bytes:
+        return self.data or self.text.encode()
 
 
 Tree: TypeAlias = dict[str, Entry]

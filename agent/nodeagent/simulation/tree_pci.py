@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
+from nodeagent.simulation.pci_config_space import DOWNSTREAM, ENDPOINT, ROOT_PORT, UPSTREAM, Space, config_space
 from nodeagent.simulation.profiles import CARDS
 from nodeagent.simulation.reactions import driver_of, module_of
 from nodeagent.simulation.tree_entry import Entries, Entry, Tree, line, link
@@ -61,10 +62,10 @@ def _function(state: KernelState, slot: Slot, number: int) -> Entries:
         ("driver_override", state.overrides.get(address) or "(null)"),
         ("enable", int(address in state.drivers)),
         ("modalias", f"pci:v0000{card.vendor.upper()}d0000{card.device.upper()}sv*sd*bc{class_code[:2]}"),
-        ("current_link_width", "16"),
-        ("max_link_width", "16"),
+        *_link(card.link_gts, card.link_width),
     ):
         yield f"{folder}/{name}", line(text)
+    yield f"{folder}/config", Entry(data=config_space(Space(card.vendor, card.device, class_code, ENDPOINT)))
     if card.total_vfs:
         yield f"{folder}/sriov_totalvfs", line(card.total_vfs)
         yield f"{folder}/sriov_numvfs", line(state.vfs.get(address, 0))
@@ -78,6 +79,16 @@ def _function(state: KernelState, slot: Slot, number: int) -> Entries:
         yield f"{folder}/driver", link(f"{folder}/driver", f"{paths.SYS_PCI_DRIVERS}/{driver}")
 
 
+def _link(gts: float, width: int) -> tuple[tuple[str, str], ...]:
+    speed = f"{gts:.1f} GT/s PCIe"
+    return (
+        ("current_link_speed", speed),
+        ("max_link_speed", speed),
+        ("current_link_width", str(width)),
+        ("max_link_width", str(width)),
+    )
+
+
 def _by_address(folder: str, address: str) -> tuple[str, Entry]:
     place = f"{paths.SYS_PCI_DEVICES}/{address}"
     return place, link(place, folder)
@@ -86,13 +97,19 @@ def _by_address(folder: str, address: str) -> tuple[str, Entry]:
 def _bridge(slot: Slot, depth: int, bridge: str) -> Entries:
     folder = "/".join((paths.SYS_DEVICES, slot.root_bus, *slot.bridges[: depth + 1]))
     yield _by_address(folder, bridge)
+    vendor, device = ("1022", "1483") if depth == 0 else ("1000", "c010")
+    card = CARDS[slot.card]
     for name, text in (
-        ("vendor", "0x1022" if depth == 0 else "0x1000"),
-        ("device", "0x1483" if depth == 0 else "0xc010"),
+        ("vendor", f"0x{vendor}"),
+        ("device", f"0x{device}"),
         ("class", "0x060400"),
         ("numa_node", slot.numa_node),
+        *_link(card.link_gts, card.link_width),
     ):
         yield f"{folder}/{name}", line(text)
+    kind = (ROOT_PORT, UPSTREAM, DOWNSTREAM)[min(depth, 2)]
+    space = Space(vendor, device, "060400", kind, acs=None if kind == UPSTREAM else 0)
+    yield f"{folder}/config", Entry(data=config_space(space))
 
 
 def _driver(profile: Profile, state: KernelState, driver: str) -> Entries:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -24,7 +25,10 @@ class Placement:
 
 @dataclass(frozen=True)
 class MigProfile:
-    """A GPU instance profile the board offers; `profile_id` is what NVML's create call wants, opaque per board."""
+    """A GPU instance profile the board offers; `profile_id` is what NVML's create call wants, opaque per board.
+
+    `enumerator` is NVML_GPU_INSTANCE_PROFILE_*, the number that nvidia-mig-parted writes into checkpoints.
+    """
 
     name: str
     profile_id: int
@@ -32,27 +36,50 @@ class MigProfile:
     instance_count: int
     memory_mib: int
     placements: tuple[Placement, ...]
+    enumerator: int = -1
+
+
+@dataclass(frozen=True)
+class ComputeProfile:
+    """A compute instance profile that a GPU instance offers; `placements` are in compute slices of that instance.
+
+    `fills`: it has all multiprocessors of the GPU instance.
+    """
+
+    name: str
+    profile_id: int
+    slice_count: int
+    fills: bool
+    placements: tuple[Placement, ...]
 
 
 @dataclass(frozen=True)
 class ComputeInstance:
-    """A compute instance; `uuid` (MIG-…) is the device users schedule on, `pids` the processes that run on it."""
+    """A compute instance; `uuid` (MIG-…) is the device users schedule on, `pids` the processes that run on it.
+
+    `placement` is in compute slices of the GPU instance; its size is 0 where it is not known.
+    """
 
     profile: str
     ci_id: int
     uuid: str
     pids: tuple[int, ...] = ()
+    placement: Placement = Placement(0, 0)
 
 
 @dataclass(frozen=True)
 class GpuInstance:
-    """A GPU instance, known by its parent and placement; `gi_id` is NVML's number, valid until it is destroyed."""
+    """A GPU instance, known by its parent and placement; `gi_id` is NVML's number, valid until it is destroyed.
+
+    `compute_profiles` is what the driver offers inside it; empty where that was not asked.
+    """
 
     profile: str
     profile_id: int
     placement: Placement
     gi_id: int
     compute_instances: tuple[ComputeInstance, ...] = ()
+    compute_profiles: tuple[ComputeProfile, ...] = ()
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -64,7 +91,8 @@ class Gpu:
     """One GPU as NVML reports it, known by `uuid` and `pci_address`; `index` and `minor` are for display only.
 
     `resetless_mig`: the mode changes without a reset (NVML field 184). `profiles` is empty where the driver cannot list
-    them while MIG is off (field 199). `pids` are compute and graphics processes on the whole GPU.
+    them while MIG is off (field 199). `pids` are compute and graphics processes on the whole GPU. `needs_reboot`: the
+    driver was asked for the pending MIG mode and said that it cannot reset this GPU (SetMigMode, RESET_REQUIRED).
     """
 
     uuid: str
@@ -79,6 +107,7 @@ class Gpu:
     profiles: tuple[MigProfile, ...] = ()
     instances: tuple[GpuInstance, ...] = ()
     pids: tuple[int, ...] = ()
+    needs_reboot: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +121,33 @@ class NvidiaDriver:
 
 
 @dataclass(frozen=True)
+class InstanceSample:
+    """Telemetry of one GPU instance at one moment; `gpm` as in GpuSample."""
+
+    gi_id: int
+    memory_used_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    memory_reserved_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    gpm: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Xid:
+    """An error the driver reported; `gi_id` is -1 where it concerns the whole GPU."""
+
+    code: int
+    gi_id: int = -1
+
+
+@dataclass(frozen=True)
 class GpuSample:
-    """Telemetry of one GPU at one moment; None where NVML does not support the value. Units stand in the names."""
+    """Telemetry of one GPU at one moment; None where NVML does not support the value. Units stand in the names.
+
+    `fields` maps NVML field ids and `gpm` GPM metric ids to their values in NVML's units (nvml.h); what the GPU does
+    not have is not in them. GPM values are means since the sample before. `xids` came in since the sample before.
+    `read_seconds` is what this reading took.
+    """
 
     uuid: str
     memory_used_bytes: int | None = None
@@ -106,3 +160,23 @@ class GpuSample:
     energy_millijoules: int | None = None
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
+    memory_total_bytes: int | None = None
+    video_clock_mhz: int | None = None
+    encoder_percent: int | None = None
+    decoder_percent: int | None = None
+    jpeg_percent: int | None = None
+    optical_flow_percent: int | None = None
+    performance_state: int | None = None
+    fan_percent: int | None = None
+    power_limit_milliwatts: int | None = None
+    enforced_power_limit_milliwatts: int | None = None
+    clocks_event_reasons: int | None = None
+    pcie_generation: int | None = None
+    pcie_generation_max: int | None = None
+    pcie_width: int | None = None
+    pcie_width_max: int | None = None
+    fields: Mapping[int, float] = field(default_factory=dict)
+    gpm: Mapping[int, float] = field(default_factory=dict)
+    instances: tuple[InstanceSample, ...] = ()
+    xids: tuple[Xid, ...] = ()
+    read_seconds: float = 0.0

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PciFunction:
-    """One PCI function; `address` is 0000:3b:00.0, ids are lower-case hex without prefix, `numa_node` -1 if unknown."""
+    """One PCI function; `address` is 0000:3b:00.0, ids are lower-case hex without prefix, `numa_node` -1 if unknown.
+
+    `path` leads from the root bus (pci0000:3a) over every bridge to the function itself; empty if it is not known.
+    """
 
     address: str
     vendor: str
@@ -17,6 +20,8 @@ class PciFunction:
     driver_override: str = ""
     numa_node: int = -1
     iommu_group: str = ""
+    path: tuple[str, ...] = ()
+    is_vf: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,11 @@ class Netdev:
 
 @dataclass(frozen=True)
 class RdmaPort:
-    """A port of an RDMA device; `state` such as ACTIVE, `active_mtu_bytes` 0 where the kernel does not say."""
+    """A port of an RDMA device; `state` such as ACTIVE, `active_mtu_bytes` 0 where the kernel does not say.
+
+    `roce_mode` and `roce_tos` are what rdma_cm uses by default, "" and None while nobody made its configfs directory.
+    `traffic_class` is forced on all queue pairs by drivers that can (OFED), None elsewhere.
+    """
 
     port: int
     state: str
@@ -50,6 +59,9 @@ class RdmaPort:
     rate: str = ""
     active_mtu_bytes: int = 0
     counters: tuple[tuple[str, int], ...] = ()
+    roce_mode: str = ""
+    roce_tos: int | None = None
+    traffic_class: int | None = None
 
 
 @dataclass(frozen=True)

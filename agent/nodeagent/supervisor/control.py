@@ -114,8 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             known = {"error": f"no {self.command} {path}; there are {', '.join(sorted(table))}", "known": sorted(table)}
             self._send(HTTPStatus.NOT_FOUND, known)
-        else:
+            return
+        try:
             self._send(HTTPStatus.OK, found())
+        except HostError as error:
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, {"error": str(error)})
 
     def _send(self, code: HTTPStatus, document: Document) -> None:
         body = json.dumps(document).encode() + b"\n"

@@ -46,6 +46,11 @@ class Sampler:
         """Sample soon: a pass has ended and its outcome should show."""
         self._wake.set()
 
+    def pace(self, seconds: float) -> None:
+        """Sample in this rhythm from the next round on."""
+        self.seconds = seconds
+        self._wake.set()
+
     def stop(self) -> None:
         self._stopping = True
         self._wake.set()

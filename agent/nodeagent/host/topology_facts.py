@@ -1,0 +1,59 @@
+"""The PCIe ports between root buses and GPUs or NICs: links, payload sizes, ACS, IOMMU; read on demand, not each pass.
+
+Source: Documentation/ABI/testing/sysfs-bus-pci, sysfs-kernel-iommu_groups.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from nodeagent.errors import HostError
+from nodeagent.host.paths import SYS_IOMMU_GROUPS, SYS_PCI_DEVICES
+from nodeagent.host.pci_config import CONFIG_BYTES, parse_config
+from nodeagent.host.ports import Files
+from nodeagent.state.network import PciFunction
+from nodeagent.state.topology import PcieConfig, PcieLink, PcieNode, Topology
+
+SPEED = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?) GT/s")
+
+
+def read_topology(files: Files, functions: Iterable[PciFunction]) -> Topology:
+    """Every function given and every bridge above one of them; nothing is written."""
+    addresses = sorted({address for function in functions for address in (*function.path[1:], function.address)})
+    return Topology({address: _read_node(files, address) for address in addresses})
+
+
+def _read_node(files: Files, address: str) -> PcieNode:
+    directory = f"{SYS_PCI_DEVICES}/{address}"
+    group = files.target(f"{directory}/iommu_group")
+    return PcieNode(
+        address=address,
+        link=PcieLink(
+            speed_gts=parse_speed(files.read_optional(f"{directory}/current_link_speed")),
+            width=parse_width(files.read_optional(f"{directory}/current_link_width")),
+            max_speed_gts=parse_speed(files.read_optional(f"{directory}/max_link_speed")),
+            max_width=parse_width(files.read_optional(f"{directory}/max_link_width")),
+        ),
+        config=_read_config(files, directory),
+        iommu_type=(files.read_optional(f"{SYS_IOMMU_GROUPS}/{group}/type") or "").strip() if group else "",
+    )
+
+
+def _read_config(files: Files, directory: str) -> PcieConfig | None:
+    try:
+        return parse_config(files.read_bytes(f"{directory}/config", CONFIG_BYTES))
+    except HostError:  # a function that is going, or a container without the right: a topology without it is still one
+        return None
+
+
+def parse_speed(text: str | None) -> float:
+    """`16.0 GT/s PCIe` -> 16.0; 0.0 for `Unknown` and for nothing."""
+    found = SPEED.match(text or "")
+    return float(found[1]) if found else 0.0
+
+
+def parse_width(text: str | None) -> int:
+    """Lanes; 0 for nothing, and for the 255 that the kernel shows for a link that it cannot read."""
+    number = int(text) if text and text.strip().isdecimal() else 0
+    return number if 0 < number <= 64 else 0

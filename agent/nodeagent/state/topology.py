@@ -1,0 +1,85 @@
+"""How GPUs and NICs are wired: what each PCIe port on the way says of itself, and how far two functions are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Relation(StrEnum):
+    """What lies between two PCI functions, nearest first, in the words of `nvidia-smi topo -m`.
+
+    UNKNOWN stands where the functions hang on different root buses and firmware does not tell their NUMA nodes.
+    """
+
+    SELF = "X"
+    PIX = "PIX"  # one PCIe switch
+    PXB = "PXB"  # several PCIe bridges, no host bridge
+    PHB = "PHB"  # a host bridge
+    NODE = "NODE"  # two host bridges of one NUMA node
+    SYS = "SYS"  # the link between NUMA nodes
+    UNKNOWN = "?"
+
+    @property
+    def distance(self) -> int:
+        """0 is nearest; UNKNOWN counts as far as SYS."""
+        order = list(Relation)
+        return min(order.index(self), order.index(Relation.SYS))
+
+
+class PortKind(StrEnum):
+    """Device/port type of the PCI Express capability, as far as it matters for a path."""
+
+    ENDPOINT = "endpoint"
+    ROOT_PORT = "root port"
+    UPSTREAM = "switch upstream port"
+    DOWNSTREAM = "switch downstream port"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class PcieLink:
+    """Speed in GT/s and width in lanes; 0 where sysfs does not say."""
+
+    speed_gts: float = 0.0
+    width: int = 0
+    max_speed_gts: float = 0.0
+    max_width: int = 0
+
+
+@dataclass(frozen=True)
+class PcieConfig:
+    """What the configuration space says (PCI Express Base Specification, 7.5.3 and 7.7.11).
+
+    `acs` and `acs_capable` are the ACS control and capability bits, None for a function without ACS.
+    """
+
+    kind: PortKind
+    max_payload_bytes: int
+    max_payload_capable_bytes: int
+    max_read_request_bytes: int
+    relaxed_ordering: bool
+    acs: int | None = None
+    acs_capable: int | None = None
+
+
+@dataclass(frozen=True)
+class PcieNode:
+    """One bridge or function on a path. `config` is None where the space could not be read beyond its first 64 bytes.
+
+    `iommu_type` is the group's domain type: identity, DMA, DMA-FQ, or empty.
+    """
+
+    address: str
+    link: PcieLink = PcieLink()
+    config: PcieConfig | None = None
+    iommu_type: str = ""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Every bridge and function between the root buses and the GPUs and NICs, by PCI address."""
+
+    nodes: Mapping[str, PcieNode] = field(default_factory=lambda: MappingProxyType({}))
