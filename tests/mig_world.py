@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from nodeagent.resources.base import Step, Wish
-from nodeagent.resources.mig import CreateGpuInstance, DestroyGpuInstance, SetMigMode
+from nodeagent.resources.mig import (
+    CreateComputeInstance,
+    CreateGpuInstance,
+    DestroyComputeInstance,
+    DestroyGpuInstance,
+    SetMigMode,
+)
+from nodeagent.resources.mig_compute import places_by_rule, width
 from nodeagent.resources.mig_placement import Slot
 from nodeagent.spec.schema import MigEntry, NodeSpec
 from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance, MigMode, MigProfile, Placement
@@ -71,8 +78,21 @@ def multiset(layout: Iterable[Slot]) -> frozenset[tuple[str, int]]:
 
 def instance(slot: Slot, *pids: int, has_compute: bool = True) -> GpuInstance:
     """A GPU instance there, in use by these processes."""
-    compute = (ComputeInstance(slot.profile, 0, f"MIG-{slot}", pids),) if has_compute else ()
+    slices = next((one.slice_count for one in (*A100, *A30) if one.name == slot.profile), 0)
+    compute = (ComputeInstance(slot.profile, 0, f"MIG-{slot}", pids, Placement(0, slices)),) if has_compute else ()
     return GpuInstance(slot.profile, 0, slot.placement, slot.placement.start, compute)
+
+
+def shared(slot: Slot, *parts: tuple[int, int, tuple[int, ...]]) -> GpuInstance:
+    """A GPU instance there with compute instances of (width, start, processes)."""
+    slices = next(one.slice_count for one in A100 if one.name == slot.profile)
+    compute = tuple(_compute(slot, wide, Placement(start, wide or slices), pids) for wide, start, pids in parts)
+    return GpuInstance(slot.profile, 0, slot.placement, slot.placement.start, compute)
+
+
+def _compute(slot: Slot, wide: int, place: Placement, pids: tuple[int, ...] = ()) -> ComputeInstance:
+    name = f"{wide}c.{slot.profile}" if wide else slot.profile
+    return ComputeInstance(name, place.start, f"MIG-{slot}-{place.start}", pids, place)
 
 
 def board(index: int = 0, *instances: GpuInstance, **changes: object) -> Gpu:
@@ -119,9 +139,13 @@ def apply(step: Step, state: NodeState) -> NodeState:
         found = replace(found, mig_mode=mode, pending_mig_mode=mode, profiles=found.profiles or A100)
     elif isinstance(step, CreateGpuInstance):
         found = replace(found, instances=_created(found, Slot(step.placement, step.profile)))
-    else:
-        assert isinstance(step, DestroyGpuInstance), step
+        if step.compute:
+            found = _filled(found, step)
+    elif isinstance(step, DestroyGpuInstance):
         found = replace(found, instances=_destroyed(found, Slot(step.placement, step.profile)))
+    else:
+        assert isinstance(step, CreateComputeInstance | DestroyComputeInstance), step
+        found = _with_compute(found, step)
     return replace(state, gpus={**state.gpus, found.uuid: found})
 
 
@@ -139,7 +163,45 @@ def _destroyed(found: Gpu, slot: Slot) -> tuple[GpuInstance, ...]:
     return tuple(other for other in found.instances if other is not one)
 
 
+def _filled(found: Gpu, step: CreateGpuInstance) -> Gpu:
+    """The compute instances of a new GPU instance, at the first places where they fit together."""
+    (one,) = (one for one in found.instances if one.placement == step.placement)
+    found = replace(found, instances=tuple(other for other in found.instances if other is not one))
+    slices = next(profile.slice_count for profile in found.profiles if profile.name == step.profile)
+    taken: set[int] = set()
+    made = []
+    for wide in sorted(step.compute, reverse=True):
+        place = next(place for place in places_by_rule(slices)[wide] if not taken & _span(place))
+        taken |= _span(place)
+        made.append(_compute(Slot(step.placement, step.profile), wide, place))
+    return replace(found, instances=(*found.instances, replace(one, compute_instances=tuple(made))))
+
+
+def _span(place: Placement) -> set[int]:
+    return set(range(place.start, place.start + place.size))
+
+
+def _with_compute(found: Gpu, step: CreateComputeInstance | DestroyComputeInstance) -> Gpu:
+    (one,) = (one for one in found.instances if one.placement == step.placement and one.profile == step.profile)
+    there = one.compute_instances
+    if isinstance(step, DestroyComputeInstance):
+        at = (compute for compute in there if compute.placement == step.compute)
+        (gone,) = (compute for compute in at if width(compute, one) == step.width)
+        if gone.pids:
+            raise RefusedError("IN_USE")
+        there = tuple(compute for compute in there if compute is not gone)
+    else:
+        slices = next(profile.slice_count for profile in found.profiles if profile.name == step.profile)
+        taken = {index for compute in there for index in _span(compute.placement)}
+        if taken & _span(step.compute) or step.compute not in places_by_rule(slices)[step.width]:
+            raise RefusedError("INSUFFICIENT_RESOURCES")
+        there = (*there, _compute(Slot(one.placement, one.profile), step.width, step.compute))
+    new = replace(one, compute_instances=there)
+    return replace(found, instances=tuple(new if other is one else other for other in found.instances))
+
+
 A100_LAYOUTS = all_layouts(A100)
+A30_LAYOUTS = all_layouts(A30)
 _LEGAL = frozenset(A100_LAYOUTS)
 
 

@@ -86,8 +86,9 @@ def shown(directory: str) -> dict[str, str]:
 
 
 def open_text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    """The content of a file; bytes that are no text, as of a configuration space, stand as surrogates."""
+    with open(path, "rb") as file:
+        return file.read().decode(errors="surrogateescape")
 
 
 def assert_consistent(rig: Rig) -> None:
@@ -97,7 +98,7 @@ def assert_consistent(rig: Rig) -> None:
     assert set(disk) == {path for path in tree if path.startswith(("/sys", "/proc", "/dev/infiniband"))}
     for path, entry in tree.items():
         if path in disk and entry.node is None:
-            assert disk[path] == (entry.link or entry.text), path
+            assert disk[path] == (entry.link or entry.content.decode(errors="surrogateescape")), path
 
 
 def errno_of(call: Callable[..., object], *arguments: object) -> int:

@@ -95,6 +95,7 @@ static void fill(nvmlComputeInstanceProfileInfo_v3_t *info, const struct call *c
 		.sharedEncoderCount = profile->encoders,
 		.sharedJpegCount = profile->jpegs,
 		.sharedOfaCount = profile->ofas,
+		.capabilities = gi_has_graphics(profile) ? NVML_COMPUTE_INSTANCE_PROFILE_CAPS_GFX : 0,
 	};
 	ci_name(profile, enumerator, info->name, sizeof(info->name));
 }

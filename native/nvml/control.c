@@ -1,22 +1,10 @@
 /* The controller's side of a simulated machine: building it, running workloads on it, breaking it. */
 #define _GNU_SOURCE
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "control.h"
-
-static int fail(int error)
-{
-	errno = error;
-	return -1;
-}
-
-static int is_gpu(const struct machine *machine, int gpu)
-{
-	return gpu >= 0 && (unsigned int)gpu < atomic_load(&machine->gpus);
-}
 
 int nvmlsim_create(const char *path)
 {
@@ -38,7 +26,7 @@ int nvmlsim_add_gpu(struct machine *machine)
 {
 	unsigned int index = atomic_load(&machine->gpus);
 
-	return index < MAX_GPUS ? (int)index : fail(ENOSPC);
+	return index < MAX_GPUS ? (int)index : control_fail(ENOSPC);
 }
 
 /* Numbers, in the order of struct gi_profile: enumerator to wide, then the memory in MiB. */
@@ -50,7 +38,7 @@ int nvmlsim_add_profile(struct machine *machine, int gpu, const char *name, cons
 	uint32_t *words = &profile->enumerator;
 
 	if (board->profiles >= MAX_PROFILES || placements > MAX_PLACEMENTS)
-		return fail(ENOSPC);
+		return control_fail(ENOSPC);
 	set_text(profile->name, sizeof(profile->name), name);
 	for (int i = 0; i < 12; i++)
 		words[i] = (uint32_t)numbers[i];
@@ -79,13 +67,6 @@ static void end_all_processes(struct machine *machine)
 		atomic_store(&machine->process[i].used, 0);
 }
 
-static void post(struct machine *machine, int gpu, uint64_t type, uint64_t data)
-{
-	const struct event event = { .gpu = (uint32_t)gpu, .gi = NO_INSTANCE, .ci = NO_INSTANCE, .type = type, .data = data };
-
-	machine_post(machine, &event);
-}
-
 /*
  * A load begins a new epoch: old sessions and handles are stale, instances are gone. Boards that need a reset keep their
  * (pending) MIG mode in the InfoROM, resetless ones forget it. It is the load that does this, so that an unload which was cut
@@ -100,6 +81,9 @@ static void load_driver(struct machine *machine)
 		telemetry_reset(gpu);
 		gpu->persistence = NVML_FEATURE_DISABLED;
 		gpu->power_limit_mw = gpu->board.power_default_mw;
+		gpu->application_clock_mhz = gpu->locked_min_mhz = gpu->locked_max_mhz = 0;
+		gpu->compute_mode = gpu->accounting = 0;
+		gpu->ecc_corrected = gpu->ecc_uncorrected = gpu->sram_corrected = gpu->sram_uncorrected = 0;
 	}
 	atomic_fetch_add(&machine->driver_epoch, 1);
 	atomic_store(&machine->driver_loaded, 1);
@@ -115,21 +99,9 @@ int nvmlsim_set_driver_loaded(struct machine *machine, int loaded)
 		end_all_processes(machine);
 		for (unsigned int i = 0; i < atomic_load(&machine->gpus); i++)
 			gpu_reset(machine, i, machine->gpu[i].board.mig_resetless ? 0 : mig_now(&machine->gpu[i])->pending);
-		post(machine, 0, 0, 0); /* wakes those who wait for events */
+		machine_post(machine, &(struct event){ .type = 0 }); /* wakes those who wait for events */
 	}
 	machine_unlock(machine);
-	return 0;
-}
-
-/* The instance with this MIG UUID; 0 where the GPU has none such. */
-static int find_mig(const struct gpu *gpu, const char *uuid, uint32_t *gi, uint32_t *ci)
-{
-	const struct mig_layout *layout = mig_now(gpu);
-
-	for (*gi = 0; *gi < MAX_GIS; ++*gi)
-		for (*ci = 0; layout->gi[*gi].used && *ci < MAX_CIS; ++*ci)
-			if (layout->gi[*gi].ci[*ci].used && !strcmp(layout->gi[*gi].ci[*ci].uuid, uuid))
-				return 1;
 	return 0;
 }
 
@@ -161,7 +133,7 @@ static int add_process(struct machine *machine, const struct process *wanted)
 		atomic_store(&process->used, 1);
 		return 0;
 	}
-	return fail(ENOSPC);
+	return control_fail(ENOSPC);
 }
 
 int nvmlsim_start_process(struct machine *machine, int gpu, uint32_t pid, const char *name, uint64_t memory_bytes,
@@ -170,16 +142,17 @@ int nvmlsim_start_process(struct machine *machine, int gpu, uint32_t pid, const 
 	struct process process = { .gpu = (uint32_t)gpu, .gi = NO_INSTANCE, .ci = NO_INSTANCE, .memory_bytes = memory_bytes };
 	int result;
 
-	if (!is_gpu(machine, gpu))
-		return fail(ENODEV);
+	if (!control_is_gpu(machine, gpu))
+		return control_fail(ENODEV);
 	process.owner = owner_of(pid);
+	process.started_us = wall_us(now_ns());
 	set_text(process.name, sizeof(process.name), name);
 	machine_lock(machine);
 	machine_reap(machine);
-	if (mig_uuid && !find_mig(&machine->gpu[gpu], mig_uuid, &process.gi, &process.ci))
-		result = fail(ENXIO);
+	if (mig_uuid && !control_find_mig(&machine->gpu[gpu], mig_uuid, &process.gi, &process.ci))
+		result = control_fail(ENXIO);
 	else if (free_memory(machine, gpu, process.gi) < memory_bytes)
-		result = fail(ENOMEM);
+		result = control_fail(ENOMEM);
 	else
 		result = add_process(machine, &process);
 	machine_unlock(machine);
@@ -197,10 +170,10 @@ void nvmlsim_end_process(struct machine *machine, uint32_t pid)
 
 int nvmlsim_set_load(struct machine *machine, int gpu, uint32_t percent)
 {
-	if (!is_gpu(machine, gpu))
-		return fail(ENODEV);
+	if (!control_is_gpu(machine, gpu))
+		return control_fail(ENODEV);
 	if (percent > 100)
-		return fail(EINVAL);
+		return control_fail(EINVAL);
 	machine_lock(machine);
 	telemetry_start(&machine->gpu[gpu], percent);
 	machine_unlock(machine);
@@ -212,84 +185,18 @@ int nvmlsim_reset(struct machine *machine, int gpu)
 {
 	int held;
 
-	if (!is_gpu(machine, gpu))
-		return fail(ENODEV);
+	if (!control_is_gpu(machine, gpu))
+		return control_fail(ENODEV);
 	machine_lock(machine);
 	held = gpu_is_held(machine, (unsigned int)gpu);
 	if (!held) {
 		gpu_reset(machine, (unsigned int)gpu, mig_now(&machine->gpu[gpu])->pending);
 		machine->gpu[gpu].lost = 0;
+		machine_post(machine, &(struct event){ .gpu = (uint32_t)gpu, .gi = NO_INSTANCE, .ci = NO_INSTANCE,
+						       .type = nvmlEventMigConfigChange });
 	}
 	machine_unlock(machine);
-	return held ? fail(EBUSY) : 0;
-}
-
-/* Copy of a function's name without its version suffix, so that a fault meets every version. */
-static void set_function(char *text, size_t size, const char *function)
-{
-	char *suffix;
-
-	set_text(text, size, function);
-	suffix = strstr(text, "_v");
-	if (suffix && isdigit((unsigned char)suffix[2]))
-		*suffix = '\0';
-}
-
-int nvmlsim_fault(struct machine *machine, int gpu, const char *function, uint32_t code, uint32_t remaining, uint32_t hang_ms)
-{
-	int result = fail(ENOSPC);
-
-	if (gpu != ANY_GPU && !is_gpu(machine, gpu))
-		return fail(ENODEV);
-	machine_lock(machine);
-	for (int i = 0; i < MAX_FAULTS && result; i++) {
-		struct fault *fault = &machine->fault[i];
-
-		if (atomic_load(&fault->used))
-			continue;
-		fault->gpu = gpu;
-		fault->code = code;
-		fault->remaining = remaining;
-		fault->hang_ms = hang_ms;
-		set_function(fault->function, sizeof(fault->function), function);
-		atomic_store(&fault->used, 1);
-		atomic_store(&machine->faults, 1);
-		result = 0;
-	}
-	machine_unlock(machine);
-	return result;
-}
-
-void nvmlsim_clear_faults(struct machine *machine)
-{
-	machine_lock(machine);
-	atomic_store(&machine->faults, 0);
-	for (int i = 0; i < MAX_FAULTS; i++)
-		atomic_store(&machine->fault[i].used, 0);
-	machine_unlock(machine);
-}
-
-int nvmlsim_xid(struct machine *machine, int gpu, uint32_t xid)
-{
-	if (!is_gpu(machine, gpu))
-		return fail(ENODEV);
-	machine_lock(machine);
-	post(machine, gpu, nvmlEventTypeXidCriticalError, xid);
-	machine_unlock(machine);
-	return 0;
-}
-
-/* A GPU falls off the bus with XID 79, and comes back by a reset or at the controller's word. */
-int nvmlsim_lose(struct machine *machine, int gpu, int lost)
-{
-	if (!is_gpu(machine, gpu))
-		return fail(ENODEV);
-	machine_lock(machine);
-	machine->gpu[gpu].lost = lost != 0;
-	if (lost)
-		post(machine, gpu, nvmlEventTypeXidCriticalError, 79);
-	machine_unlock(machine);
-	return 0;
+	return held ? control_fail(EBUSY) : 0;
 }
 
 static void fill_row(const struct board *board, const struct gi *gi, uint32_t gi_id, const struct ci *ci, uint32_t row[9])
@@ -330,8 +237,8 @@ int nvmlsim_mig_row(struct machine *machine, int gpu, uint32_t n, uint32_t row[9
 	const struct ci *ci;
 	int found;
 
-	if (!is_gpu(machine, gpu))
-		return fail(ENODEV);
+	if (!control_is_gpu(machine, gpu))
+		return control_fail(ENODEV);
 	machine_lock(machine);
 	layout = mig_now(&machine->gpu[gpu]);
 	found = find_row(layout, n, &gi, &ci);
@@ -341,5 +248,5 @@ int nvmlsim_mig_row(struct machine *machine, int gpu, uint32_t n, uint32_t row[9
 		set_text(uuid, size, ci ? ci->uuid : "");
 	}
 	machine_unlock(machine);
-	return found ? 0 : fail(ENOENT);
+	return found ? 0 : control_fail(ENOENT);
 }

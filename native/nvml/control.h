@@ -36,7 +36,12 @@ int nvmlsim_reset(struct machine *machine, int gpu);
 int nvmlsim_fault(struct machine *machine, int gpu, const char *function, uint32_t code, uint32_t remaining, uint32_t hang_ms);
 void nvmlsim_clear_faults(struct machine *machine);
 int nvmlsim_lose(struct machine *machine, int gpu, int lost);
-int nvmlsim_xid(struct machine *machine, int gpu, uint32_t xid);
+int nvmlsim_link_errors(struct machine *machine, int gpu, uint32_t link, uint32_t counter, uint64_t value);
+
+/* Events for those who registered; of a MIG device where one is named. */
+int nvmlsim_event(struct machine *machine, int gpu, uint64_t type, uint64_t data, const char *mig_uuid);
+int nvmlsim_ecc(struct machine *machine, int gpu, int sram, int corrected, uint64_t count);
+int nvmlsim_recovery(struct machine *machine, int gpu, uint32_t action);
 
 /*
  * The n-th line of the GPU's MIG layout: gi id, gi profile id, gi start, gi size, ci id, ci profile id, ci start, ci size,
@@ -45,5 +50,10 @@ int nvmlsim_xid(struct machine *machine, int gpu, uint32_t xid);
 int nvmlsim_mig_row(struct machine *machine, int gpu, uint32_t n, uint32_t row[9], char *profile, char *uuid, size_t size);
 
 #pragma GCC visibility pop
+
+/* Shared by the controller's own files: set errno and be -1, whether there is such a GPU, the instance with a MIG UUID. */
+int control_fail(int error);
+int control_is_gpu(const struct machine *machine, int gpu);
+int control_find_mig(const struct gpu *gpu, const char *uuid, uint32_t *gi, uint32_t *ci);
 
 #endif

@@ -13,7 +13,10 @@ struct nvmlEventSet_st {
 	uint32_t seen; /* events read so far, by the machine's count */
 };
 
-#define SUPPORTED_EVENTS (nvmlEventTypeXidCriticalError | nvmlEventMigConfigChange)
+#define SUPPORTED_EVENTS                                                                                                 \
+	(nvmlEventTypeSingleBitEccError | nvmlEventTypeDoubleBitEccError | nvmlEventTypePState                           \
+	 | nvmlEventTypeXidCriticalError | nvmlEventTypeClock | nvmlEventMigConfigChange                                 \
+	 | nvmlEventTypeGpuUnavailableError | nvmlEventTypeGpuRecoveryAction)
 
 GPU_VALUE(nvmlDeviceGetSupportedEventTypes, unsigned long long, SUPPORTED_EVENTS)
 

@@ -9,6 +9,25 @@ const struct gi_profile *gi_profile_by_id(const struct call *c, unsigned int id)
 	return NULL;
 }
 
+/* Of several (with and without graphics) the first; a board that cannot do MIG has none and is never asked. */
+const struct gi_profile *whole_profile(const struct board *board)
+{
+	const struct gi_profile *whole = board->profile;
+
+	for (unsigned int i = 1; i < board->profiles; i++)
+		if (board->profile[i].size > whole->size)
+			whole = &board->profile[i];
+	return whole;
+}
+
+int gi_has_graphics(const struct gi_profile *profile)
+{
+	const unsigned int e = profile->enumerator;
+
+	return (e >= NVML_GPU_INSTANCE_PROFILE_1_SLICE_GFX && e <= NVML_GPU_INSTANCE_PROFILE_4_SLICE_GFX)
+	       || e == NVML_GPU_INSTANCE_PROFILE_3_SLICE_GFX;
+}
+
 static const struct gi_profile *profile_by_enumerator(const struct call *c, unsigned int enumerator)
 {
 	for (unsigned int i = 0; i < c->gpu->board.profiles; i++)
@@ -65,6 +84,7 @@ static void fill_v3(nvmlGpuInstanceProfileInfo_v3_t *info, const struct gi_profi
 		.jpegCount = profile->jpegs,
 		.ofaCount = profile->ofas,
 		.memorySizeMB = profile->memory_mib,
+		.capabilities = gi_has_graphics(profile) ? NVML_GPU_INSTANCE_PROFILE_CAPS_GFX : 0,
 	};
 	set_text(info->name, sizeof(info->name), profile->name);
 }

@@ -35,24 +35,47 @@ static unsigned int instances_of(const struct call *c, const struct gi_profile *
 	return count;
 }
 
-/* How many more instances the profile's own count and the GPU's compute slices allow, whatever their placement. */
+static int has_all_media(const struct gi_profile *profile)
+{
+	return profile->enumerator == NVML_GPU_INSTANCE_PROFILE_1_SLICE_ALL_ME
+	       || profile->enumerator == NVML_GPU_INSTANCE_PROFILE_2_SLICE_ALL_ME;
+}
+
+static int has_no_media(const struct gi_profile *profile)
+{
+	return profile->enumerator == NVML_GPU_INSTANCE_PROFILE_1_SLICE_NO_ME
+	       || profile->enumerator == NVML_GPU_INSTANCE_PROFILE_2_SLICE_NO_ME;
+}
+
+/* Beside +me.all, which has every media engine of the GPU, only -me profiles fit (nvml.h, GPU instance profiles). */
+static int is_excluded(const struct call *c, const struct gi_profile *profile)
+{
+	for (int i = 0; i < MAX_GIS; i++) {
+		const struct gi_profile *other = &c->gpu->board.profile[c->mig->gi[i].profile];
+
+		if (!c->mig->gi[i].used)
+			continue;
+		if ((has_all_media(other) && !has_no_media(profile)) || (has_all_media(profile) && !has_no_media(other)))
+			return 1;
+	}
+	return 0;
+}
+
+/* How many more instances the profile's own count and the GPU's slices and engines allow, whatever their placement. */
 static unsigned int allowance(const struct call *c, const struct gi_profile *profile)
 {
 	unsigned int by_count = profile->instances - instances_of(c, profile);
-	unsigned int by_slices = (COMPUTE_SLICES - compute_slices_used(c)) / profile->slices;
+	unsigned int by_slices = (whole_profile(&c->gpu->board)->slices - compute_slices_used(c)) / profile->slices;
 
+	if (is_excluded(c, profile))
+		return 0;
 	return by_count < by_slices ? by_count : by_slices;
 }
 
 /* GPU instance ids follow the span: 0 is the whole GPU, then the halves, the quarters and the eighths. */
 static unsigned int instance_id(const struct board *board, uint32_t start, uint32_t size)
 {
-	uint32_t whole = 0;
-
-	for (unsigned int i = 0; i < board->profiles; i++)
-		if (board->profile[i].size > whole)
-			whole = board->profile[i].size;
-	return whole / size - 1 + start / size;
+	return whole_profile(board)->size / size - 1 + start / size;
 }
 
 /* Begins a privileged call on a profile id of a GPU whose MIG mode is on. */

@@ -9,7 +9,6 @@ GPU_TEXT(nvmlDeviceGetSerial, c.gpu->board.serial)
 GPU_TEXT(nvmlDeviceGetBoardPartNumber, c.gpu->board.part_number)
 GPU_TEXT(nvmlDeviceGetVbiosVersion, c.gpu->board.vbios)
 
-GPU_VALUE(nvmlDeviceGetIndex, unsigned int, c.index)
 GPU_VALUE(nvmlDeviceGetMinorNumber, unsigned int, c.gpu->board.minor)
 GPU_VALUE(nvmlDeviceGetModuleId, unsigned int, c.index + 1)
 GPU_VALUE(nvmlDeviceGetMultiGpuBoard, unsigned int, 0)
@@ -23,7 +22,7 @@ GPU_VALUE(nvmlDeviceGetMaxPcieLinkWidth, unsigned int, c.gpu->board.pcie_width)
 GPU_VALUE(nvmlDeviceGetCurrPcieLinkGeneration, unsigned int, c.gpu->board.pcie_generation)
 GPU_VALUE(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, c.gpu->board.pcie_width)
 GPU_VALUE(nvmlDeviceGetPersistenceMode, nvmlEnableState_t, c.gpu->persistence)
-GPU_VALUE(nvmlDeviceGetComputeMode, nvmlComputeMode_t, NVML_COMPUTEMODE_DEFAULT)
+GPU_VALUE(nvmlDeviceGetComputeMode, nvmlComputeMode_t, c.gpu->compute_mode)
 GPU_VALUE(nvmlDeviceGetDisplayMode, nvmlEnableState_t, NVML_FEATURE_DISABLED)
 GPU_VALUE(nvmlDeviceGetDisplayActive, nvmlEnableState_t, NVML_FEATURE_DISABLED)
 
@@ -52,6 +51,20 @@ nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int len
 		snprintf(text, sizeof(text), "%s %s", c.gpu->board.name, profile);
 	}
 	return call_end(&c, copy_out(name, length, text));
+}
+
+/* Of a MIG device the index by which its GPU has it. */
+nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index)
+{
+	struct call c;
+	nvmlReturn_t result = call_device(&c, device, __func__);
+
+	if (result)
+		return result;
+	if (!index)
+		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
+	*index = c.ci ? c.ci->mig_index : c.index;
+	return call_end(&c, NVML_SUCCESS);
 }
 
 nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned int length)

@@ -210,3 +210,12 @@ uint64_t now_ns(void)
 	clock_gettime(CLOCK_BOOTTIME, &now);
 	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
 }
+
+uint64_t wall_us(uint64_t at_ns)
+{
+	uint64_t ago_us = (now_ns() - at_ns) / 1000;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000ULL + (uint64_t)now.tv_nsec / 1000ULL - ago_us;
+}

@@ -27,8 +27,8 @@ enum {
 	MAX_PLACEMENTS = 8,
 	MAX_GIS = 15,
 	MAX_CIS = 8,
-	MAX_MIG_DEVICES = 7,
-	COMPUTE_SLICES = 7,
+	LINKS = 18,
+	LINK_ERRORS = 5, /* NVML_NVLINK_ERROR_DL_* */
 	TEXT = 96,
 	ANY_GPU = -1,
 };
@@ -52,9 +52,11 @@ struct gi_profile {
 /* What does not change while the machine exists. Every number is uint64_t so that the controller can set it by name. */
 struct board {
 	char name[TEXT], uuid[TEXT], serial[TEXT], part_number[TEXT], vbios[TEXT], pci_address[TEXT];
+	char root_bus[TEXT], pci_switch[TEXT]; /* where the GPU hangs: GPUs below one of them have it in common */
 	uint64_t minor, pci_device_id, pci_subsystem_id, architecture, brand, compute_major, compute_minor;
 	uint64_t memory_mib, reserved_mib, bar1_mib, cores, bus_width_bits;
-	uint64_t pcie_generation, pcie_width, nvlinks, fans;
+	uint64_t pcie_generation, pcie_width, fans, numa_node;
+	uint64_t nvlinks, nvlink_version, nvlink_mbps, nvlink_to_switch, c2c_mbps;
 	uint64_t power_idle_mw, power_min_mw, power_max_mw, power_default_mw;
 	uint64_t temperature_idle_c, temperature_full_c, temperature_shutdown_c, temperature_slowdown_c;
 	uint64_t temperature_memory_max_c, temperature_gpu_max_c;
@@ -85,6 +87,8 @@ struct load {
 	uint32_t percent;
 	uint64_t since_ns;
 	double power_from_mw, temperature_from_c, energy_mj;
+	double work_percent_s; /* utilisation integrated over time: traffic and cycles are multiples of it */
+	double capped_s;       /* time during which the power limit kept the clocks down */
 };
 
 struct gpu {
@@ -95,9 +99,20 @@ struct gpu {
 	struct load load[2];
 	_Atomic uint32_t generation; /* of GI, CI and MIG device handles */
 	uint32_t lost;
-	uint64_t persistence, ecc, ecc_pending, power_limit_mw;
-	uint64_t ecc_corrected, ecc_uncorrected, remapped_correctable, remapped_uncorrectable, remap_pending, remap_failed;
-	uint64_t pcie_replays;
+	uint64_t persistence, compute_mode, accounting, power_limit_mw;
+	uint64_t application_clock_mhz, locked_min_mhz, locked_max_mhz; /* 0: not set */
+	uint64_t held;						      /* by the kernel and by daemons, as the controller counts them */
+	uint64_t ecc, ecc_pending;
+	uint64_t ecc_corrected, ecc_uncorrected, ecc_corrected_aggregate, ecc_uncorrected_aggregate; /* of device memory */
+	uint64_t sram_corrected, sram_uncorrected, sram_corrected_aggregate, sram_uncorrected_aggregate;
+	uint64_t remapped_correctable, remapped_uncorrectable, remap_pending, remap_failed;
+	uint64_t pcie_replays, pcie_errors, recovery_action;
+	uint64_t event_reasons; /* nvmlClocksEventReason* beside those that follow from the load */
+	uint64_t sync_boost_ns, board_limit_ns, low_utilization_ns, reliability_ns;
+	uint64_t sw_thermal_ns, hw_thermal_ns, power_brake_ns;
+	uint64_t nvlinks_down; /* one bit per link */
+	uint64_t link_errors[LINKS][LINK_ERRORS];
+	uint64_t fabric_state, fabric_status, fabric_clique, fabric_health_mask, fabric_health;
 };
 
 /* Identity of a live process: its start time tells a reused PID, its namespace who may judge. start 0: not a real one. */
@@ -116,7 +131,7 @@ struct process {
 	_Atomic uint32_t used;
 	struct owner owner;
 	uint32_t gpu, gi, ci, graphics;
-	uint64_t memory_bytes;
+	uint64_t memory_bytes, started_us; /* since 1970 */
 	char name[TEXT];
 };
 
@@ -137,7 +152,7 @@ struct machine {
 	uint64_t size;
 	pthread_mutex_t mutex;
 	char driver_version[TEXT], nvml_version[TEXT], device_directory[256];
-	uint64_t cuda_version, unprivileged;
+	uint64_t cuda_version, unprivileged, cpus, numa_nodes;
 	_Atomic uint32_t driver_loaded, driver_epoch, gpus, instances_made, faults;
 	_Atomic uint32_t events; /* number ever written; also the futex that waiters sleep on */
 	struct event event[MAX_EVENTS];
@@ -159,6 +174,7 @@ void machine_reap(struct machine *machine);
 void machine_post(struct machine *machine, const struct event *event);
 void set_text(char *destination, size_t size, const char *text);
 uint64_t now_ns(void);
+uint64_t wall_us(uint64_t at_ns); /* the time since 1970 that a time of now_ns was */
 
 /* Two-copy values: look at the active one, change the spare one, make it the active one. */
 const struct mig_layout *mig_now(const struct gpu *gpu);
@@ -172,11 +188,27 @@ void load_commit(struct gpu *gpu);
 struct telemetry {
 	unsigned int utilization, memory_utilization, temperature_c, memory_temperature_c, power_mw;
 	unsigned int sm_clock_mhz, video_clock_mhz, pcie_rx_kbps, pcie_tx_kbps;
-	unsigned long long energy_mj;
+	unsigned long long energy_mj, capped_ns;
+	double work_percent_s;
 };
 struct telemetry telemetry_of(const struct gpu *gpu);
+struct telemetry telemetry_at(const struct gpu *gpu, uint64_t when_ns); /* since the load last changed */
 void telemetry_start(struct gpu *gpu, uint32_t percent);
 void telemetry_reset(struct gpu *gpu);
+int power_is_capped(const struct gpu *gpu);
+
+/* nvlink.c */
+int link_is_up(const struct gpu *gpu, unsigned int link);
+
+/* ecc.c */
+enum ecc_place { ECC_TOTAL, ECC_DRAM, ECC_SRAM };
+unsigned long long ecc_errors(const struct gpu *gpu, int corrected, int aggregate, enum ecc_place place);
+
+/* clocks.c */
+unsigned long long violation_ns(const struct gpu *gpu, nvmlPerfPolicyType_t policy);
+
+/* What one percent of utilisation moves: KiB per second over PCIe and over each NVLink, each way. */
+enum { PCIE_RX_KIB = 61440, PCIE_TX_KIB = 20480, NVLINK_KIB = 122880 };
 
 /* mig_mode.c */
 void gpu_reset(struct machine *machine, unsigned int index, uint32_t mode);

@@ -59,7 +59,7 @@ nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *c
 		return result;
 	if (!count)
 		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
-	*count = c.mig->current ? MAX_MIG_DEVICES : 0;
+	*count = c.mig->current ? whole_profile(&c.gpu->board)->slices : 0;
 	return call_end(&c, NVML_SUCCESS);
 }
 
@@ -83,10 +83,12 @@ nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned i
 
 	if (result)
 		return result;
-	if (!migDevice || index >= MAX_MIG_DEVICES)
+	if (!migDevice)
 		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
 	if (!c.gpu->board.mig_capable)
 		return call_end(&c, NVML_ERROR_NOT_SUPPORTED);
+	if (index >= whole_profile(&c.gpu->board)->slices)
+		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
 	if (!find_index(&c, index))
 		return call_end(&c, NVML_ERROR_NOT_FOUND);
 	*migDevice = mig_device_handle(&c, c.gi_id, c.ci_id);

@@ -74,10 +74,13 @@ static int file_is_held(const struct machine *machine, unsigned int index)
 	return held;
 }
 
-/* Whether anyone but the caller's own NVML session holds the GPU: a workload, another session, an open device file. */
+/*
+ * Whether anyone but the caller's own NVML session holds the GPU: the kernel or a daemon, a workload, another session, an open
+ * device file.
+ */
 int gpu_is_held(struct machine *machine, unsigned int index)
 {
-	if (gpu_has_processes(machine, index, NO_INSTANCE, NO_INSTANCE))
+	if (machine->gpu[index].held || gpu_has_processes(machine, index, NO_INSTANCE, NO_INSTANCE))
 		return 1;
 	for (int i = 0; i < MAX_CLIENTS; i++)
 		if (i != session_client() && atomic_load(&machine->client[i].used)
@@ -96,6 +99,7 @@ void gpu_reset(struct machine *machine, unsigned int index, uint32_t mode)
 	atomic_fetch_add(&gpu->generation, 1);
 	mig_commit(gpu);
 	gpu->ecc = gpu->ecc_pending;
+	gpu->recovery_action = NVML_GPU_RECOVERY_ACTION_NONE;
 }
 
 nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *currentMode, unsigned int *pendingMode)

@@ -1,32 +1,7 @@
 /* NVML functions that read telemetry. */
 #include "session.h"
 
-GPU_VALUE(nvmlDeviceGetPowerUsage, unsigned int, telemetry_of(c.gpu).power_mw)
-GPU_VALUE(nvmlDeviceGetTotalEnergyConsumption, unsigned long long, telemetry_of(c.gpu).energy_mj)
-GPU_VALUE(nvmlDeviceGetPowerManagementMode, nvmlEnableState_t, NVML_FEATURE_ENABLED)
-GPU_VALUE(nvmlDeviceGetPowerManagementLimit, unsigned int, c.gpu->power_limit_mw)
-GPU_VALUE(nvmlDeviceGetEnforcedPowerLimit, unsigned int, c.gpu->power_limit_mw)
-GPU_VALUE(nvmlDeviceGetPowerManagementDefaultLimit, unsigned int, c.gpu->board.power_default_mw)
-GPU_VALUE(nvmlDeviceGetPerformanceState, nvmlPstates_t, NVML_PSTATE_0)
-GPU_VALUE(nvmlDeviceGetPowerState, nvmlPstates_t, NVML_PSTATE_0)
 GPU_VALUE(nvmlDeviceGetPcieReplayCounter, unsigned int, c.gpu->pcie_replays)
-
-/* Idle, or held by the power cap when the load would take more than the limit allows. */
-static unsigned long long clock_reasons(const struct gpu *gpu)
-{
-	const struct telemetry telemetry = telemetry_of(gpu);
-
-	if (!telemetry.utilization)
-		return nvmlClocksEventReasonGpuIdle;
-	return telemetry.power_mw >= 0.94 * (double)gpu->power_limit_mw ? nvmlClocksEventReasonSwPowerCap : 0;
-}
-
-#define ALL_REASONS (nvmlClocksEventReasonGpuIdle | nvmlClocksEventReasonSwPowerCap)
-
-GPU_VALUE(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long, clock_reasons(c.gpu))
-GPU_VALUE(nvmlDeviceGetCurrentClocksThrottleReasons, unsigned long long, clock_reasons(c.gpu))
-GPU_VALUE(nvmlDeviceGetSupportedClocksEventReasons, unsigned long long, ALL_REASONS)
-GPU_VALUE(nvmlDeviceGetSupportedClocksThrottleReasons, unsigned long long, ALL_REASONS)
 
 /* Boards without a fan of their own (SXM) have no fans to count. */
 nvmlReturn_t nvmlDeviceGetNumFans(nvmlDevice_t device, unsigned int *numFans)
@@ -150,79 +125,6 @@ nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t device, nvmlTemperat
 	else
 		result = NVML_ERROR_NOT_SUPPORTED;
 	return call_end(&c, result);
-}
-
-nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, unsigned int *minLimit, unsigned int *maxLimit)
-{
-	struct call c;
-	nvmlReturn_t result = call_gpu(&c, device, __func__);
-
-	if (result)
-		return result;
-	if (!minLimit || !maxLimit)
-		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
-	*minLimit = (unsigned int)c.gpu->board.power_min_mw;
-	*maxLimit = (unsigned int)c.gpu->board.power_max_mw;
-	return call_end(&c, NVML_SUCCESS);
-}
-
-nvmlReturn_t nvmlDeviceSetPowerManagementLimit(nvmlDevice_t device, unsigned int limit)
-{
-	struct call c;
-	nvmlReturn_t result = call_gpu(&c, device, __func__);
-
-	if (result)
-		return result;
-	if (limit < c.gpu->board.power_min_mw || limit > c.gpu->board.power_max_mw)
-		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
-	result = call_privileged(&c);
-	if (result)
-		return call_end(&c, result);
-	telemetry_start(c.gpu, load_now(c.gpu)->percent); /* energy so far was drawn under the old limit */
-	c.gpu->power_limit_mw = limit;
-	return call_end(&c, NVML_SUCCESS);
-}
-
-static unsigned int clock_mhz(const struct gpu *gpu, nvmlClockType_t type, int maximum)
-{
-	const struct telemetry telemetry = telemetry_of(gpu);
-
-	switch (type) {
-	case NVML_CLOCK_MEM: return (unsigned int)gpu->board.memory_clock_mhz;
-	case NVML_CLOCK_VIDEO: return maximum ? (unsigned int)gpu->board.video_clock_max_mhz : telemetry.video_clock_mhz;
-	default: return maximum ? (unsigned int)gpu->board.sm_clock_max_mhz : telemetry.sm_clock_mhz;
-	}
-}
-
-static nvmlReturn_t clock_value(nvmlDevice_t device, nvmlClockType_t type, unsigned int *clock, int maximum, const char *function)
-{
-	struct call c;
-	nvmlReturn_t result = call_gpu(&c, device, function);
-
-	if (result)
-		return result;
-	if (!clock || type >= NVML_CLOCK_COUNT)
-		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
-	*clock = clock_mhz(c.gpu, type, maximum);
-	return call_end(&c, NVML_SUCCESS);
-}
-
-nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *clock)
-{
-	return clock_value(device, type, clock, 0, __func__);
-}
-
-nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *clock)
-{
-	return clock_value(device, type, clock, 1, __func__);
-}
-
-/* Application clocks are not modelled: target, default and customer boost are all the maximum. */
-nvmlReturn_t nvmlDeviceGetClock(nvmlDevice_t device, nvmlClockType_t clockType, nvmlClockId_t clockId, unsigned int *clockMHz)
-{
-	if (clockId >= NVML_CLOCK_ID_COUNT)
-		return NVML_ERROR_INVALID_ARGUMENT;
-	return clock_value(device, clockType, clockMHz, clockId != NVML_CLOCK_ID_CURRENT, __func__);
 }
 
 nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, nvmlPcieUtilCounter_t counter, unsigned int *value)

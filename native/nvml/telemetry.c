@@ -11,12 +11,10 @@
 #define RIPPLE_PERIOD_S 11.0
 #define RIPPLE_SHARE 0.02
 
-static double elapsed_s(const struct load *load)
+static double elapsed_s(const struct load *load, uint64_t when_ns)
 {
-	uint64_t now = now_ns();
-
 	/* A machine file that outlived a reboot starts anew. */
-	return now > load->since_ns ? (double)(now - load->since_ns) / 1e9 : 0.0;
+	return when_ns > load->since_ns ? (double)(when_ns - load->since_ns) / 1e9 : 0.0;
 }
 
 static double approach(double from, double to, double t, double tau)
@@ -63,13 +61,24 @@ static double ripple_integral(double t)
 	return area * RIPPLE_PERIOD_S;
 }
 
-static double steady_power(const struct gpu *gpu, uint32_t percent)
+static double wanted_power(const struct gpu *gpu, uint32_t percent)
 {
 	const struct board *board = &gpu->board;
-	double wanted = board->power_idle_mw + 0.92 * (double)(board->power_max_mw - board->power_idle_mw) * percent / 100.0;
-	double limit = 0.97 * (double)gpu->power_limit_mw;
+
+	return board->power_idle_mw + 0.92 * (double)(board->power_max_mw - board->power_idle_mw) * percent / 100.0;
+}
+
+static double steady_power(const struct gpu *gpu, uint32_t percent)
+{
+	double wanted = wanted_power(gpu, percent), limit = 0.97 * (double)gpu->power_limit_mw;
 
 	return wanted < limit ? wanted : limit;
+}
+
+/* Whether the load would draw more than the power limit allows. */
+int power_is_capped(const struct gpu *gpu)
+{
+	return wanted_power(gpu, load_now(gpu)->percent) > 0.97 * (double)gpu->power_limit_mw;
 }
 
 static double steady_temperature(const struct gpu *gpu, uint32_t percent)
@@ -107,11 +116,31 @@ static double energy_mj(const struct gpu *gpu, const struct load *load, double t
 		+ ripple_power(gpu, load->percent) * ripple_integral(t);
 }
 
-struct telemetry telemetry_of(const struct gpu *gpu)
+static double work_percent_s(const struct load *load, double t)
+{
+	return load->work_percent_s + load->percent * t + (load->percent ? 3.0 * ripple_integral(t) : 0.0);
+}
+
+/* Thermal and brake slowdowns halve the clock; application and locked clocks set its bounds. */
+static unsigned int sm_clock(const struct gpu *gpu, unsigned int busy)
+{
+	const uint64_t slow = nvmlClocksThrottleReasonHwSlowdown | nvmlClocksThrottleReasonHwThermalSlowdown
+			      | nvmlClocksThrottleReasonHwPowerBrakeSlowdown | nvmlClocksEventReasonSwThermalSlowdown;
+	uint64_t high = gpu->application_clock_mhz ? gpu->application_clock_mhz : gpu->board.sm_clock_max_mhz;
+	uint64_t clock = busy ? high : gpu->board.sm_clock_idle_mhz;
+
+	if (gpu->locked_max_mhz && clock > gpu->locked_max_mhz)
+		clock = gpu->locked_max_mhz;
+	if (clock < gpu->locked_min_mhz)
+		clock = gpu->locked_min_mhz;
+	return (unsigned int)(busy && gpu->event_reasons & slow ? clock / 2 : clock);
+}
+
+struct telemetry telemetry_at(const struct gpu *gpu, uint64_t when_ns)
 {
 	const struct board *board = &gpu->board;
 	const struct load *load = load_now(gpu);
-	double t = elapsed_s(load);
+	double t = elapsed_s(load, when_ns);
 	double heat = approach(load->temperature_from_c, steady_temperature(gpu, load->percent), t, TEMPERATURE_TAU_S);
 	unsigned int busy = busy_percent(load, t);
 
@@ -122,26 +151,36 @@ struct telemetry telemetry_of(const struct gpu *gpu)
 		.memory_temperature_c = (unsigned int)(heat + 0.5) + 6 + busy / 20,
 		.power_mw = (unsigned int)power_mw(gpu, load, t),
 		.energy_mj = (unsigned long long)energy_mj(gpu, load, t),
-		.sm_clock_mhz = (unsigned int)(busy ? board->sm_clock_max_mhz : board->sm_clock_idle_mhz),
+		.sm_clock_mhz = sm_clock(gpu, busy),
 		.video_clock_mhz = (unsigned int)(busy ? board->video_clock_max_mhz : board->sm_clock_idle_mhz),
-		.pcie_rx_kbps = 500 + busy * 61440,
-		.pcie_tx_kbps = 400 + busy * 20480,
+		.pcie_rx_kbps = 500 + busy * PCIE_RX_KIB,
+		.pcie_tx_kbps = 400 + busy * PCIE_TX_KIB,
+		.capped_ns = (unsigned long long)((load->capped_s + (power_is_capped(gpu) ? t : 0.0)) * 1e9),
+		.work_percent_s = work_percent_s(load, t),
 	};
+}
+
+struct telemetry telemetry_of(const struct gpu *gpu)
+{
+	return telemetry_at(gpu, now_ns());
 }
 
 /* A new load from now on; power, temperature and energy go on from where they are. The caller holds the lock. */
 void telemetry_start(struct gpu *gpu, uint32_t percent)
 {
 	const struct load *old = load_now(gpu);
-	double t = elapsed_s(old);
+	uint64_t now = now_ns();
+	double t = elapsed_s(old, now);
 	struct load *load = load_change(gpu);
 
 	load->power_from_mw = approach(old->power_from_mw, steady_power(gpu, old->percent), t, POWER_TAU_S);
 	load->temperature_from_c =
 		approach(old->temperature_from_c, steady_temperature(gpu, old->percent), t, TEMPERATURE_TAU_S);
 	load->energy_mj = energy_mj(gpu, old, t);
+	load->work_percent_s = work_percent_s(old, t);
+	load->capped_s = old->capped_s + (power_is_capped(gpu) ? t : 0.0);
 	load->percent = percent;
-	load->since_ns = now_ns();
+	load->since_ns = now;
 	load_commit(gpu);
 }
 

@@ -21,6 +21,8 @@ static const struct value machine_values[] = {
 	MACHINE_TEXT(device_directory),
 	MACHINE_NUMBER(cuda_version),
 	MACHINE_NUMBER(unprivileged),
+	MACHINE_NUMBER(cpus),
+	MACHINE_NUMBER(numa_nodes),
 };
 
 static const struct value gpu_values[] = {
@@ -30,6 +32,8 @@ static const struct value gpu_values[] = {
 	BOARD_TEXT(part_number),
 	BOARD_TEXT(vbios),
 	BOARD_TEXT(pci_address),
+	BOARD_TEXT(root_bus),
+	BOARD_TEXT(pci_switch),
 	BOARD_NUMBER(minor),
 	BOARD_NUMBER(pci_device_id),
 	BOARD_NUMBER(pci_subsystem_id),
@@ -45,6 +49,11 @@ static const struct value gpu_values[] = {
 	BOARD_NUMBER(pcie_generation),
 	BOARD_NUMBER(pcie_width),
 	BOARD_NUMBER(nvlinks),
+	BOARD_NUMBER(nvlink_version),
+	BOARD_NUMBER(nvlink_mbps),
+	BOARD_NUMBER(nvlink_to_switch),
+	BOARD_NUMBER(c2c_mbps),
+	BOARD_NUMBER(numa_node),
 	BOARD_NUMBER(fans),
 	BOARD_NUMBER(power_idle_mw),
 	BOARD_NUMBER(power_min_mw),
@@ -65,13 +74,37 @@ static const struct value gpu_values[] = {
 	BOARD_NUMBER(mig_query_when_off),
 	BOARD_NUMBER(sm_per_slice),
 	GPU_NUMBER(persistence),
+	GPU_NUMBER(compute_mode),
+	GPU_NUMBER(accounting),
+	GPU_NUMBER(held),
 	GPU_NUMBER(ecc_corrected),
 	GPU_NUMBER(ecc_uncorrected),
+	GPU_NUMBER(ecc_corrected_aggregate),
+	GPU_NUMBER(ecc_uncorrected_aggregate),
+	GPU_NUMBER(sram_corrected),
+	GPU_NUMBER(sram_uncorrected),
+	GPU_NUMBER(sram_corrected_aggregate),
+	GPU_NUMBER(sram_uncorrected_aggregate),
 	GPU_NUMBER(remapped_correctable),
 	GPU_NUMBER(remapped_uncorrectable),
 	GPU_NUMBER(remap_pending),
 	GPU_NUMBER(remap_failed),
 	GPU_NUMBER(pcie_replays),
+	GPU_NUMBER(pcie_errors),
+	GPU_NUMBER(event_reasons),
+	GPU_NUMBER(sync_boost_ns),
+	GPU_NUMBER(board_limit_ns),
+	GPU_NUMBER(low_utilization_ns),
+	GPU_NUMBER(reliability_ns),
+	GPU_NUMBER(sw_thermal_ns),
+	GPU_NUMBER(hw_thermal_ns),
+	GPU_NUMBER(power_brake_ns),
+	GPU_NUMBER(nvlinks_down),
+	GPU_NUMBER(fabric_state),
+	GPU_NUMBER(fabric_status),
+	GPU_NUMBER(fabric_clique),
+	GPU_NUMBER(fabric_health_mask),
+	GPU_NUMBER(fabric_health),
 };
 
 /* Address of the value of this name and kind; NULL with errno where there is none. */
@@ -120,17 +153,21 @@ int nvmlsim_set_text(struct machine *machine, int gpu, const char *name, const c
 	return 0;
 }
 
-/* Beside the table: "gpus", "driver_loaded", and per GPU "mig_current", "mig_pending", "lost", "load". */
+/* Beside the table: "gpus", "events", "driver_loaded", and per GPU "mig_current", "mig_pending", "recovery_action", "lost", "load". */
 static int get_special(struct machine *machine, int gpu, const char *name, uint64_t *value)
 {
 	if (gpu < 0 && !strcmp(name, "gpus"))
 		*value = atomic_load(&machine->gpus);
+	else if (gpu < 0 && !strcmp(name, "events"))
+		*value = atomic_load(&machine->events);
 	else if (gpu < 0 && !strcmp(name, "driver_loaded"))
 		*value = atomic_load(&machine->driver_loaded);
 	else if (gpu >= 0 && !strcmp(name, "mig_current"))
 		*value = mig_now(&machine->gpu[gpu])->current;
 	else if (gpu >= 0 && !strcmp(name, "mig_pending"))
 		*value = mig_now(&machine->gpu[gpu])->pending;
+	else if (gpu >= 0 && !strcmp(name, "recovery_action"))
+		*value = machine->gpu[gpu].recovery_action;
 	else if (gpu >= 0 && !strcmp(name, "lost"))
 		*value = machine->gpu[gpu].lost;
 	else if (gpu >= 0 && !strcmp(name, "load"))

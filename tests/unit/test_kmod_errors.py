@@ -32,6 +32,12 @@ CASES = {
         UnsupportedError,
         "built for kernel 5.10.0-8-amd64, but 6.1.0-40-amd64 is running",
     ),
+    "vermagic, right release": Case(
+        errno.ENOEXEC,
+        ("nvidia: version magic '6.1.0-40-amd64 SMP mod_unload ' should be '6.1.0-40-amd64 SMP preempt mod_unload '",),
+        UnsupportedError,
+        "built for another configuration of kernel 6.1.0-40-amd64: SMP mod_unload, not SMP preempt mod_unload",
+    ),
     "unknown symbol": Case(
         errno.ENOENT,
         ("nvidia: Unknown symbol drm_gem_object_free (err -2)", "nvidia: Unknown symbol drm_open (err -2)"),

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from nodeagent.host.ports import GpuFault
 from nodeagent.metrics.exposition import labels, number
 from nodeagent.metrics.facts import AgentFacts
-from nodeagent.metrics.render import render
+from nodeagent.metrics.render import snapshot
+from nodeagent.metrics.view import View
 from nodeagent.state.gpu import Gpu, GpuInstance, GpuSample, MigMode, MigProfile, NvidiaDriver, Placement
 from nodeagent.state.modules import KernelModule, Liveness, ModuleFile
 from nodeagent.state.network import Netdev, RdmaDevice, RdmaPort
@@ -70,6 +71,10 @@ NODE = NodeState(
     unknown=(Unknown("gpu GPU-1", "hangs"),),
 )
 FACTS = AgentFacts("node1", "0.1.0", "dgx-a100", True, 0, 0, 4, 0.25, MappingProxyType({"mig/GPU-1": 2}))
+
+
+def render(node, samples, facts, now, **more) -> bytes:
+    return snapshot(View(node, samples, facts, now, **more)).body
 
 
 def read(body: bytes) -> dict[str, dict[frozenset[tuple[str, str]], float]]:

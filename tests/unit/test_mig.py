@@ -109,12 +109,16 @@ def test_an_instance_in_use_at_a_bad_place_is_in_the_way():
     )
 
 
-def test_an_instance_without_compute_instance_is_replaced():
+def test_an_instance_without_compute_instance_gets_one_where_it_fits_and_goes_where_it_does_not():
     state = node(board(0, instance(LOW, has_compute=False)))
     wish = plan(wants(MigEntry(MigMode.ENABLED, devices={"3g.20gb": 1})), state)
-    assert lines(wish) == ["destroy 3g.20gb at 0 on GPU0", "create 3g.20gb at 0 on GPU0"]
-    assert not wish.steps[1].satisfied(state)
-    assert wish.steps[1].satisfied(apply_wish(wish, state))
+    assert lines(wish) == ["create the whole compute instance at 0 in 3g.20gb at 0 on GPU0"]
+    assert wish.steps[0].reason == "the GPU instance has no compute instance"
+    assert not wish.steps[0].satisfied(state)
+    assert wish.steps[0].satisfied(apply_wish(wish, state))
+    wish = plan(wants(SEVEN), state)
+    assert lines(wish)[0] == "destroy 3g.20gb at 0 on GPU0"
+    assert wish.steps[0].reason == "wanted are 7 x 1g.5gb, and it has no compute instance"
 
 
 def test_disabling_destroys_idle_instances_first():
@@ -129,7 +133,7 @@ def test_what_cannot_fit_changes_nothing_not_even_the_mode():
     assert "they need 8 compute slices, the board has 7" in problem(plan(wants(entry), node(board(**OFF))))
     entry = MigEntry(MigMode.ENABLED, devices={"3g.40gb": 1})
     text = problem(plan(wants(entry), node(board(**OFF))))
-    assert "NVIDIA A100-SXM4-40GB has no profile 3g.40gb; it has 1g.10gb, 1g.5gb, 1g.5gb+me" in text
+    assert "NVIDIA A100-SXM4-40GB: there is no profile 3g.40gb; did you mean 3g.20gb; it offers" in text
 
 
 def test_disabled_with_devices_is_a_contradiction():

@@ -241,3 +241,13 @@ def test_steps_on_a_gpu_wait_for_the_reload_of_its_driver() -> None:
     found = plan(*reload, change(0), state=idle)
     assert [entry.cause for entry in found.blocked] == ["waits for: unload module nvidia"]
     assert words(found.transitions[0].acts) == ["unload module nvidia", "load module nvidia"]
+
+
+def test_a_client_of_every_gpu_comes_back_after_what_needs_a_gpu_quiet() -> None:
+    """As after an interrupted run: gdrdrv is away, the node file wants it, and a mode is still to be changed."""
+    state = busy_node()
+    away = replace(state, modules={name: found for name, found in state.modules.items() if name != "gdrdrv"})
+    load = LoadModule(subject=module("gdrdrv"), unit="modules/gdrdrv", needs=("nvidia",))
+    first, second = plan(load, change(0), state=away).transitions
+    assert first.acts == (change(0),)
+    assert second.acts == (load,)

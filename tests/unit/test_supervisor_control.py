@@ -206,7 +206,7 @@ def test_a_path_that_is_too_long_is_refused_in_words(tmp_path: Path, asked: Aske
 
 def test_a_place_that_cannot_be_written_is_refused_in_words(tmp_path: Path, asked: Asked) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DeniedError, match="not a directory"):
+    with pytest.raises(DeniedError, match="file exists; run as root"):
         ControlServer(f"{tmp_path}/file/control.sock", asked.answers)
 
 

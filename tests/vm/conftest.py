@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import pytest
 
 from vm.rig import initramfs, packages, stand_ins
-from vm.rig.machine import Boot, Outcome, boot
+from vm.rig.machine import Boot, Outcome, Parts, boot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 collect_ignore = ["guest", "rig"]
 
@@ -29,11 +32,12 @@ def require_native_module() -> None:
 @pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """A line on the terminal while the machine runs, in spite of captured output."""
+    terminal_lock = Lock()  # two machines may run at a time
     capture = request.config.pluginmanager.getplugin("capturemanager")
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
 
     def line(text: str) -> None:
-        with capture.global_and_fixture_disabled():
+        with terminal_lock, capture.global_and_fixture_disabled():
             terminal.ensure_newline()
             terminal.write_line(f"  {text}")
 
@@ -50,23 +54,43 @@ def selected(session: pytest.Session, plan: Boot) -> tuple[str, ...]:
     return tuple(f"{case['stem']}.py::{case['test']}" for case in cases if case.get("plan") == plan)
 
 
+def selected_plans(session: pytest.Session) -> list[Boot]:
+    """Those boots that have a selected test, each once and in order."""
+    cases = [getattr(item, "callspec", None) for item in session.items]
+    return list(dict.fromkeys(case.params["plan"] for case in cases if case and "plan" in case.params))
+
+
 @pytest.fixture(scope="session")
-def booted(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Callable[[Boot], Outcome]:
-    """Runs each boot once per session, with the selected tests, and remembers how it ended."""
-    outcomes: dict[str, Outcome] = {}
+def parts(say: Callable[[str], None]) -> Iterator[Parts]:
+    """Kernel, modules and initramfs; other runs of the tests wait until this one is done with them and the results."""
+    packages.require_programs()
+    require_native_module()
+    with packages.locked(CACHE):
+        kernel = packages.obtain(CACHE)
+        stand_ins.install(kernel, HERE / "modules")
+        image = kernel.root.parent / "initramfs"
+        initramfs.write(kernel, image)
+        yield Parts(kernel, image, say)
 
-    def outcome(plan: Boot) -> Outcome:
-        if plan.name not in outcomes:
-            packages.require_programs()
-            require_native_module()
-            with packages.locked(CACHE):  # during the boot as well: its results have one place
-                kernel = packages.obtain(CACHE)
-                stand_ins.install(kernel, HERE / "modules")
-                image = kernel.root.parent / "initramfs"
-                initramfs.write(kernel, image)
-                say(f"vm {plan.name}: kernel {kernel.release} boots")
-                wanted = replace(plan, tests=selected(request.session, plan))
-                outcomes[plan.name] = boot(kernel, image, wanted, CACHE / "results" / plan.name, say)
-        return outcomes[plan.name]
 
-    return outcome
+@pytest.fixture(scope="session")
+def booted(request: pytest.FixtureRequest, parts: Parts) -> Iterator[Callable[[Boot], Outcome]]:
+    """The outcome of a boot with the selected tests; each boots once, two at a time, all from the first question on."""
+    outcomes: dict[str, Future[Outcome]] = {}
+
+    def run(plan: Boot) -> Outcome:
+        parts.say(f"vm {plan.name}: kernel {parts.kernel.release} boots")
+        wanted = replace(plan, tests=selected(request.session, plan))
+        return boot(parts, wanted, CACHE / "results" / plan.name)
+
+    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+
+        def outcome(plan: Boot) -> Outcome:
+            for each in (*selected_plans(request.session), plan):
+                if each.name not in outcomes:
+                    outcomes[each.name] = pool.submit(run, each)
+            return outcomes[plan.name].result()
+
+        yield outcome
+        parts.given_up.set()
+        pool.shutdown(cancel_futures=True)

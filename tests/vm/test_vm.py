@@ -12,7 +12,11 @@ from vm.rig.machine import Boot, Outcome
 
 GUEST = Path(__file__).resolve().parent / "guest"
 BOOTS = (
-    Boot("stock", tests=("test_modules.py", "test_facts.py", "test_commands.py")),
+    # Two run at a time, so the longest come first.
+    Boot("commands", tests=("test_commands.py",)),
+    Boot("service", tests=("test_service.py",), manager="systemd"),
+    Boot("stock", tests=("test_modules.py", "test_facts.py")),
+    Boot("network", tests=("test_qos.py", "test_rdma.py", "test_restore.py")),
     Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity module_blacklist=psample"),
 )
 CASES = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import platform
+import os
+import sys
 from typing import Any
 
 from nodeagent import __version__
@@ -17,7 +18,14 @@ examples:
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    version = subparsers.add_parser("version", parents=[common], help="print the version")
+    version = subparsers.add_parser(
+        "version",
+        parents=[common],
+        help="print the version",
+        description="Print the version; with -o json or yaml also those of Python and of the kernel.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  nodeagent version\n  nodeagent version -o json",
+    )
     version.set_defaults(run=print_version)
     completion = subparsers.add_parser(
         "completion",
@@ -31,7 +39,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
 
 
 def print_version(arguments: argparse.Namespace) -> int:
-    document = {"version": __version__, "python": platform.python_version(), "kernel": platform.release()}
+    document = {"version": __version__, "python": sys.version.split()[0], "kernel": os.uname().release}
     emit(document, arguments.output, lambda: f"nodeagent {__version__}")
     return 0
 

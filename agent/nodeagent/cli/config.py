@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.output import emit
@@ -84,7 +83,7 @@ def _examine(file: str) -> Reading:
 
 
 def _entry(problem: SpecProblem, severity: str) -> dict[str, Any]:
-    return {"severity": severity, **asdict(problem)}
+    return {"severity": severity, **problem._asdict()}
 
 
 def _lines(file: str, reading: Reading) -> list[str]:

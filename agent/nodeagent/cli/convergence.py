@@ -10,12 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from nodeagent.cli.interrupt import Interrupt
-from nodeagent.cli.output import Style, count, emit, style_for, warn, with_short_gpus
+from nodeagent.cli.output import Style, count, emit, style_for, subject_text, warn, with_short_gpus
 from nodeagent.cli.progress import Progress
 from nodeagent.cli.render import plan_text
 from nodeagent.cli.target import add_file_option, add_target_options, agents_nvml, spec_of, target_of
 from nodeagent.errors import BlockedError, UsageError
-from nodeagent.host.lock import node_lock
 from nodeagent.plan.convergence import Goal, Outcome, converge, goal_of, survey_owed
 from nodeagent.plan.document import failure_document, plan_document
 from nodeagent.plan.executor import Context
@@ -115,7 +114,7 @@ def run_apply(arguments: argparse.Namespace) -> int:
     target = target_of(arguments)
     spec, _ = spec_of(arguments, target)
     goal = _goal(arguments, spec, ())
-    with node_lock(target.root), target.observer(spec.loop.nvml_deadline_seconds) as observer:
+    with target.lock(), target.observer(spec.loop.nvml_deadline_seconds) as observer:
         return carry_out(goal, observer, arguments)
 
 
@@ -205,7 +204,7 @@ def _check_text(plan: Plan, state: NodeState, style: Style) -> str:
         return style("good", "the node is as the file says")
     lines = [f"{step}  ({step.reason})" for transition in plan.transitions for step in transition.acts]
     lines += [f"{entry.step}: {entry.cause}" for entry in plan.blocked]
-    lines += [f"{obstacle.subject}: {obstacle.problem}" for obstacle in plan.obstacles]
+    lines += [f"{subject_text(str(obstacle.subject))}: {obstacle.problem}" for obstacle in plan.obstacles]
     indices = gpu_indices(state)
     folded = [part for line in lines for part in style.wrap(f"  {with_short_gpus(line, indices)}", 4)]
     return "\n".join([style("warn", count(len(lines), "difference")), *folded])

@@ -13,7 +13,6 @@ from nodeagent.cli.convergence import BLOCKED, add_disruption_option, carry_out,
 from nodeagent.cli.output import emit, style_for
 from nodeagent.cli.show import modules_text, observed
 from nodeagent.cli.target import Target, add_file_option, add_target_options, agents_nvml, spec_of, target_of
-from nodeagent.host.lock import node_lock
 from nodeagent.plan.convergence import Goal, once, survey
 from nodeagent.plan.model import Plan
 from nodeagent.plan.quiet import KNOWN_SERVICES
@@ -91,7 +90,7 @@ def run_change(arguments: argparse.Namespace) -> int:
     def proof(plan: Plan) -> Goal:
         return _loaded_again(goal, plan, spec) if arguments.operation == "reload" else goal
 
-    with node_lock(target.root), target.observer(spec.loop.nvml_deadline_seconds) as observer:
+    with target.lock(), target.observer(spec.loop.nvml_deadline_seconds) as observer:
         return carry_out(goal, observer, arguments, lambda goal, context: once(goal, proof, context))
 
 

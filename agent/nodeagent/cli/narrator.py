@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from nodeagent.cli.output import Style, count, with_short_gpus
+from nodeagent.cli.output import Style, count, subject_text, with_short_gpus
 from nodeagent.supervisor.status import Condition, Status
 
 _MEANING = {Condition.CONVERGED: "good", Condition.FAILING: "bad", Condition.STARTING: "dim"}
@@ -50,6 +50,6 @@ def _obstacles(status: Status) -> list[str]:
     plan = status.last.outcome.plan
     indices = {uuid: found.index for uuid, found in status.last.outcome.state.gpus.items()}
     held = (f"{entry.step}: {entry.cause} by {who}" for entry in plan.blocked for who in entry.blockers)
-    missing = (f"{obstacle.subject}: {obstacle.problem}" for obstacle in plan.obstacles)
+    missing = (f"{subject_text(str(obstacle.subject))}: {obstacle.problem}" for obstacle in plan.obstacles)
     failed = (f"{failure}; tried again later" for failure in status.last.outcome.failures)
     return [with_short_gpus(line, indices) for line in dict.fromkeys((*held, *missing, *failed))]

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -34,6 +33,8 @@ class Style:
         """The text, without colours, as lines that fit; those after the first are indented."""
         if not self.width or len(text) <= self.width:
             return [text]
+        import textwrap  # noqa: PLC0415 - narrow terminals only
+
         return textwrap.wrap(
             text,
             max(self.width, _NARROWEST),
@@ -92,12 +93,19 @@ def _folded(cell: str, width: int) -> list[str]:
     narrowest = 20
     if not width or len(cell) <= width or width < narrowest:
         return [cell]
+    import textwrap  # noqa: PLC0415 - narrow terminals only
+
     return textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False) or [cell]
 
 
 def count(number: int, noun: str) -> str:
     """`1 step`, `2 steps`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def subject_text(subject: str) -> str:
+    """A subject as a person says it: the node itself has no other name."""
+    return "node" if subject == "node node" else subject
 
 
 def with_short_gpus(value: Any, indices: Mapping[str, int]) -> Any:

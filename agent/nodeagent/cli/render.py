@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
-from nodeagent.cli.output import Style, count, with_short_gpus
+from nodeagent.cli.output import Style, count, subject_text, with_short_gpus
 
 _MARKS = {"+": "good", "-": "bad", "~": "warn"}
 _PHASES = (("quiesce", "quiesce"), ("acts", "act"), ("restore", "restore"))
 _WIDEST_STEP = 60
+_MANY = 3  # plain transitions in a row that are shown as one
 _STEP_COLUMN = 13  # where the step begins, behind the phase and the mark
 _NO_INDICES: Mapping[str, int] = MappingProxyType({})
 
@@ -21,12 +23,14 @@ def plan_text(
     """What would be done, why, what it disturbs, what is in the way; `indices` are those of the GPUs by UUID."""
     document = with_short_gpus(document, indices)
     lines = [_headline(document, style, title)]
-    for number, transition in enumerate(document["transitions"], 1):
-        lines += ["", *_transition(number, transition, style)]
+    for name, transition in _titled(document["transitions"]):
+        lines += ["", *_transition(name, transition, style)]
     if document["blocked"]:
         lines += ["", style("bold", "blocked, will not be touched"), *_blocked(document["blocked"], style)]
     if document["obstacles"]:
-        lines += ["", style("bold", "cannot be done as things are"), *_obstacles(document["obstacles"], style)]
+        waits = all(entry["waits"] for entry in document["obstacles"])
+        heading = "has to wait" if waits else "cannot be done as things are"
+        lines += ["", style("bold", heading), *_obstacles(document["obstacles"], style)]
     if document["remarks"]:
         lines.append("")
     for remark in document["remarks"]:
@@ -39,16 +43,39 @@ def _headline(document: Mapping[str, Any], style: Style, title: str) -> str:
         return style("bold", title) + ": " + style("good", "nothing to do, the node is as the file says")
     transitions = document["transitions"]
     done = [f"{count(document['steps'], 'step')} in {count(len(transitions), 'transition')}"] if transitions else []
-    blocked, obstacles = len(document["blocked"]), len(document["obstacles"])
+    blocked = len(document["blocked"])
+    waiting = sum(entry["waits"] for entry in document["obstacles"])
+    impossible = len(document["obstacles"]) - waiting
     if blocked:
         done.append(style("bad", f"{count(blocked, 'step')} blocked"))
-    if obstacles:
-        done.append(style("warn", count(obstacles, "obstacle")))
+    if impossible:
+        done.append(style("bad", f"{impossible} impossible"))
+    if waiting:
+        done.append(style("warn", f"{waiting} waiting"))
     return style("bold", title) + ": " + ", ".join(done)
 
 
-def _transition(number: int, transition: Mapping[str, Any], style: Style) -> Iterable[str]:
-    title = "bring back what an interrupted run took away" if transition["owed"] else f"transition {number}"
+def _titled(transitions: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Transitions with their titles; many neighbours that need nothing quiet, such as links, stand under one title."""
+    numbered = enumerate(transitions, 1)
+    for plain, group in groupby(numbered, lambda entry: _is_plain(entry[1]) and entry[1]["disturbs"]):
+        together = list(group)
+        if plain is False or len(together) < _MANY:
+            yield from ((_title(number, transition), transition) for number, transition in together)
+        else:
+            acts = [step for _, transition in together for step in transition["acts"]]
+            yield f"transitions {together[0][0]} to {together[-1][0]}", {**together[0][1], "acts": acts}
+
+
+def _is_plain(transition: Mapping[str, Any]) -> bool:
+    return not any(transition[key] for key in ("quiesce", "restore", "disturbed", "leftDown", "owed"))
+
+
+def _title(number: int, transition: Mapping[str, Any]) -> str:
+    return "bring back what an interrupted run took away" if transition["owed"] else f"transition {number}"
+
+
+def _transition(title: str, transition: Mapping[str, Any], style: Style) -> Iterable[str]:
     disturbs = ", ".join(transition["disturbs"])
     yield style("bold", title) + (style("warn", f"  needs quiet: {disturbs}") if disturbs else "")
     steps = [step for key, _ in _PHASES for step in transition[key]]
@@ -95,7 +122,9 @@ def _obstacles(entries: Iterable[Mapping[str, Any]], style: Style) -> Iterable[s
     """Once for all subjects that share a problem."""
     shared: dict[tuple[str, str, bool], list[str]] = {}
     for entry in entries:
-        shared.setdefault((entry["problem"], entry["advice"], entry["waits"]), []).append(entry["subject"])
+        shared.setdefault((entry["problem"], entry["advice"], entry["waits"]), []).append(
+            subject_text(entry["subject"])
+        )
     for (problem, advice, waits), subjects in shared.items():
         mark = style("dim", "…") if waits else style("bad", "x")
         tail = f"; {advice}" if advice else ""

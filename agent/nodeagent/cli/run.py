@@ -18,16 +18,19 @@ from nodeagent.cli.output import Style, style_for
 from nodeagent.cli.progress import Progress
 from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
 from nodeagent.errors import GoneError
-from nodeagent.host.lock import node_lock
+from nodeagent.host.ethtool_facts import DriverStatistics
 from nodeagent.host.notify import Notifier
 from nodeagent.host.paths import CONTROL_SOCKET
 from nodeagent.host.udev import UdevWatch
+from nodeagent.metrics.document import telemetry_document
+from nodeagent.metrics.netdev_metrics import is_wanted
 from nodeagent.metrics.server import serve
 from nodeagent.plan.journal import Journal
 from nodeagent.plan.observing import Observer
 from nodeagent.plan.summary import state_document
 from nodeagent.spec.reader import read_spec
 from nodeagent.spec.schema import NodeSpec
+from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.control import Answers, ControlServer
 from nodeagent.supervisor.loop import Supervisor
 from nodeagent.supervisor.sampler import Sampler
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     style = style_for(arguments, sys.stderr)
     print(f"nodeagent {__version__} on {style('bold', target.title)}, file {path}", file=sys.stderr, flush=True)
     with ExitStack() as stack:
-        stack.enter_context(node_lock(target.root))
+        stack.enter_context(target.lock())
         observer = stack.enter_context(target.observer(spec.loop.nvml_deadline_seconds))
         supervisor = _supervisor(observer, _listening(spec, arguments.listen), _identity(target, path), notifier, style)
         supervisor.read = lambda path: _listening(read_spec(path), arguments.listen)
@@ -107,29 +110,36 @@ def _listening(spec: NodeSpec, listen: str | None) -> NodeSpec:
 def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: Narrator) -> None:
     """Those who only read: metrics server, sampler, control socket, terminal. They end in reverse order."""
     spec = supervisor.spec
-    sampler = Sampler(
-        supervisor.observer.host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds
-    )
+    host = supervisor.observer.host
+    choices = Choices(spec.metrics, host.files)
+    sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
+    if not target.simulated:
+        sampler.statistics = DriverStatistics(is_wanted)
 
     def tell(status: Status) -> None:
         sampler.refresh(status)
         narrator(status)
 
     supervisor.on_status = tell
-    supervisor.on_spec = lambda spec: sampler.pace(spec.loop.sample_seconds)
+
+    def follow(spec: NodeSpec) -> None:
+        choices.take_over(spec.metrics)
+        sampler.pace(spec.loop.sample_seconds)
+
+    supervisor.on_spec = follow
     if spec.metrics.listen:
-        server = serve(spec.metrics.listen, lambda: sampler.snapshot)
+        server = serve(spec.metrics.listen, lambda: sampler.snapshot, target.path_of(spec.metrics.web_config_file))
         stack.callback(server.close)
         supervisor.status = replace(
             supervisor.status, identity=replace(supervisor.status.identity, metrics=server.address)
         )
-    control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor))
+    control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler))
     stack.callback(control.close)
     sampler.start()
     stack.callback(sampler.stop)
 
 
-def _answers(supervisor: Supervisor) -> Answers:
+def _answers(supervisor: Supervisor, sampler: Sampler) -> Answers:
     def state() -> dict[str, Any]:
         last = supervisor.status.last
         if last is None:
@@ -140,11 +150,17 @@ def _answers(supervisor: Supervisor) -> Answers:
     def status() -> dict[str, Any]:
         return status_document(supervisor.status, supervisor.observer.host.nvml.pid())
 
+    def telemetry() -> dict[str, Any]:
+        return telemetry_document(sampler.view) if sampler.view else {}
+
+    def metrics() -> dict[str, Any]:
+        return {"text": sampler.snapshot.body.decode() if sampler.snapshot else ""}
+
     def ask(reason: Wake) -> dict[str, Any]:
         supervisor.waker.wake(reason)
         return {"asked": reason.value}
 
     return Answers(
-        documents={"/v1/status": status, "/v1/state": state},
+        documents={"/v1/status": status, "/v1/state": state, "/v1/telemetry": telemetry, "/v1/metrics": metrics},
         requests={"/v1/reconcile": lambda: ask(Wake.ASKED), "/v1/reload": lambda: ask(Wake.RELOAD)},
     )

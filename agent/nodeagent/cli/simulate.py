@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import shutil
 import sys
@@ -163,6 +164,8 @@ def run_heal(arguments: argparse.Namespace) -> int:
 
 def run_remove(arguments: argparse.Namespace) -> int:
     target = _target(arguments)
+    if not os.path.isdir(target.root):
+        raise UsageError(f"remove {target.root}: there is no simulated node")
     with node_lock(target.root):  # never under a running agent
         open_node(target.simulated, target.root)  # refuses a directory that is not a simulated node
         shutil.rmtree(target.root)

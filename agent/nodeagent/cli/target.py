@@ -7,24 +7,20 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nodeagent.errors import NodeAgentError, UsageError
 from nodeagent.host.paths import NODE_FILE
-from nodeagent.host.ports import Host
-from nodeagent.spec.schema import Loop, NodeSpec
 
 if TYPE_CHECKING:
+    from nodeagent.host.ports import Host
     from nodeagent.plan.observing import Observer
+    from nodeagent.spec.schema import NodeSpec
 
 EXAMPLE_OF = {"gpu-server-4x-a100": "small-4-gpu"}  # examples are named for the node, profiles for the machine
-DEFAULT_DEADLINE_SECONDS = Loop().nvml_deadline_seconds
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A node: `root` is where its file tree stands, `simulated` the profile or ""."""
 
     root: str
@@ -39,8 +35,16 @@ class Target:
     def default_file(self) -> str:
         return self.root.rstrip("/") + NODE_FILE
 
-    def open(self, nvml_deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> Host:
-        """The ports of the node. Creates the simulated node on first use."""
+    def path_of(self, path: str) -> str:
+        """Where a path of the node file really is; empty stays empty."""
+        return self.root.rstrip("/") + path if path else ""
+
+    def open(self, nvml_deadline_seconds: float | None = None) -> Host:
+        """The ports of the node. Creates the simulated node on first use; the deadline is by default the schema's."""
+        if nvml_deadline_seconds is None:
+            from nodeagent.spec.schema import Loop  # noqa: PLC0415 - `status` of a running agent needs none of it
+
+            nvml_deadline_seconds = Loop().nvml_deadline_seconds
         if self.simulated:
             from nodeagent.simulation.node import open_node  # noqa: PLC0415 - never loaded on a real node
 
@@ -49,8 +53,27 @@ class Target:
 
         return open_host(nvml_deadline_seconds)
 
+    def make(self) -> None:
+        """Create a simulated node that is not there yet, before anything else is written where it is to be.
+
+        HostError when the directory holds something else.
+        """
+        if self.simulated:
+            from nodeagent.simulation.node import open_node  # noqa: PLC0415 - never loaded on a real node
+
+            open_node(self.simulated, self.root).machine.close()
+
     @contextmanager
-    def observer(self, nvml_deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> Iterator[Observer]:
+    def lock(self) -> Iterator[None]:
+        """Hold the node's lock (see `node_lock`)."""
+        from nodeagent.host.lock import node_lock  # noqa: PLC0415 - only verbs that change something
+
+        self.make()
+        with node_lock(self.root):
+            yield
+
+    @contextmanager
+    def observer(self, nvml_deadline_seconds: float | None = None) -> Iterator[Observer]:
         """The node ready to be observed; ends the NVML worker afterwards."""
         from nodeagent.plan.observing import Observer  # noqa: PLC0415 - `status` of a running agent needs none of it
 
@@ -114,10 +137,10 @@ def running_simulations() -> tuple[Target, ...]:
     """Simulated nodes of this user that an agent runs on, so that `status` finds the only one by itself."""
     from nodeagent.host.control_client import agent_listens  # noqa: PLC0415 - only `status` asks
 
-    base = Path(default_directory("")).parent
-    nodes = sorted(base.glob("nodeagent-*")) if base.is_dir() else []
-    found = (Target(str(node), node.name.removeprefix("nodeagent-")) for node in nodes)
-    return tuple(target for target in found if agent_listens(target.root))
+    base, prefix = os.path.dirname(default_directory("")), "nodeagent-"
+    names = sorted(os.listdir(base)) if os.path.isdir(base) else []
+    nodes = (Target(f"{base}/{name}", name.removeprefix(prefix)) for name in names if name.startswith(prefix))
+    return tuple(target for target in nodes if agent_listens(target.root))
 
 
 def spec_of(arguments: argparse.Namespace, target: Target) -> tuple[NodeSpec, str]:
@@ -131,9 +154,10 @@ def spec_of(arguments: argparse.Namespace, target: Target) -> tuple[NodeSpec, st
 
 
 def _write_example(target: Target, path: str) -> None:
-    from nodeagent.simulation.node import open_node  # noqa: PLC0415 - once per simulated node
-    from nodeagent.spec.example import example_text  # noqa: PLC0415
+    from nodeagent.spec.example import example_text  # noqa: PLC0415 - once per simulated node
 
-    open_node(target.simulated, target.root)  # first, because a node is made in an empty directory only
+    target.make()
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    Path(path).write_text(example_text(EXAMPLE_OF.get(target.simulated, target.simulated)), encoding="utf-8")
+    text = example_text(EXAMPLE_OF.get(target.simulated, target.simulated))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

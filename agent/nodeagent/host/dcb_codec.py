@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 
-from nodeagent.host.netlink_codec import attribute, attributes, text
+from nodeagent.host.netlink_codec import attribute, attributes, nest, text
 from nodeagent.state.qos import PRIORITIES, AppEntry, DcbState, Eight, Ets, Pfc, PortBuffer
 
 RTM_GETDCB, RTM_SETDCB = 78, 79
@@ -63,6 +63,7 @@ def encode_dcbx(netdev: str, mode: int) -> bytes:
 
 
 def encode_pfc(netdev: str, pfc: Pfc) -> bytes:
+    """The whole struct ieee_pfc, so that bypass and delay stay what they are."""
     enabled = sum(1 << priority for priority in pfc.enabled)
     counters = (*pfc.requests, *pfc.indications)
     return _ieee(netdev, Ieee.PFC, _PFC.pack(pfc.capacity, enabled, pfc.bypass, pfc.delay, *counters))
@@ -79,9 +80,7 @@ def encode_max_rate(netdev: str, kbit: Eight) -> bytes:
 
 
 def encode_buffer(netdev: str, buffer: PortBuffer) -> bytes:
-    return _ieee(
-        netdev, Ieee.BUFFER, _BUFFER.pack(bytes(buffer.buffer_of), *buffer.sizes_bytes, buffer.total_bytes)
-    )
+    return _ieee(netdev, Ieee.BUFFER, _BUFFER.pack(bytes(buffer.buffer_of), *buffer.sizes_bytes, buffer.total_bytes))
 
 
 def encode_app(netdev: str, entries: Iterable[AppEntry], *, delete: bool = False) -> bytes:
@@ -120,7 +119,9 @@ def _head(command: Command, netdev: str) -> bytes:
 
 
 def _ieee(netdev: str, kind: Ieee, payload: bytes, command: Command = Command.IEEE_SET) -> bytes:
-    return _head(command, netdev) + attribute(Attribute.IEEE, attribute(kind, payload))
+    """One attribute in one message: a message stops at the first that is refused, with those before it in force."""
+    inner = nest(kind, payload) if kind is Ieee.APP_TABLE else attribute(kind, payload)
+    return _head(command, netdev) + nest(Attribute.IEEE, inner)
 
 
 def _after_head(body: bytes) -> bytes:

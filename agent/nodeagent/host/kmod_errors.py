@@ -115,6 +115,10 @@ def _line(pattern: str) -> re.Pattern[str]:
 
 # In order of weight: a symbol with the wrong CRC is logged as unknown as well, so the CRC comes first.
 EVIDENCE: tuple[Evidence, ...] = (
+    Evidence(  # first, since it is the narrower one: the release is right, what the kernel was configured with is not
+        _line(r"version magic '(?P<kernel>[^' ]+) (?P<file>[^']*?) *' should be '(?P=kernel) (?P<wanted>[^']*?) *'"),
+        Cause(UnsupportedError, "built for another configuration of kernel {kernel}: {file}, not {wanted}", REBUILD),
+    ),
     Evidence(
         _line(r"version magic '(?P<file>[^' ]*)[^']*' should be '(?P<kernel>[^' ]*)"),
         Cause(UnsupportedError, "built for kernel {file}, but {kernel} is running", REBUILD),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from types import MappingProxyType
 
@@ -20,6 +21,7 @@ from nodeagent.host.paths import (
     SYS_CLASS_NET,
 )
 from nodeagent.host.ports import Files
+from nodeagent.host.roce_defaults import read_defaults, read_traffic_class
 from nodeagent.state.network import Netdev, RdmaDevice, RdmaPort
 
 PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
@@ -173,17 +175,31 @@ def _stacked_on(files: Files, directory: str) -> Iterator[str]:
             yield f"part of {upper}" if upper == master else f"{upper} on top"
 
 
-def read_rdma(files: Files, *, with_counters: bool = True) -> Mapping[str, RdmaDevice]:
+def read_rdma(files: Files, *, with_counters: bool = True, with_roce: bool = False) -> Mapping[str, RdmaDevice]:
     """RDMA devices by name with their ports. `active_mtu_bytes` stays 0: sysfs does not have it.
 
     Port counters and hardware counters are merged; values that cannot be read are left out. `port_xmit_data` and
-    `port_rcv_data` count 4-byte words.
+    `port_rcv_data` count 4-byte words. `with_roce` adds what rdma_cm uses by default.
     """
     names = files.names(SYS_CLASS_INFINIBAND)
-    return MappingProxyType({name: _read_rdma_device(files, name, with_counters) for name in names})
+    found = (read_rdma_device(files, name, with_counters=with_counters) for name in names)
+    return MappingProxyType({device.name: _with_roce(files, device) if with_roce else device for device in found})
 
 
-def _read_rdma_device(files: Files, name: str, with_counters: bool) -> RdmaDevice:
+def _with_roce(files: Files, device: RdmaDevice) -> RdmaDevice:
+    return replace(device, ports=tuple(_port_with_roce(files, device.name, port) for port in device.ports))
+
+
+def _port_with_roce(files: Files, device: str, port: RdmaPort) -> RdmaPort:
+    if port.link_layer != "Ethernet":
+        return port
+    mode, tos = read_defaults(files, device, port.port)
+    traffic_class = read_traffic_class(files, device, port.port)
+    return replace(port, roce_mode=mode, roce_tos=tos, traffic_class=traffic_class)
+
+
+def read_rdma_device(files: Files, name: str, *, with_counters: bool = True) -> RdmaDevice:
+    """One RDMA device, as in read_rdma."""
     directory = f"{SYS_CLASS_INFINIBAND}/{name}"
     device = files.target(f"{directory}/device") or ""
     numbers = sorted(int(port) for port in files.names(f"{directory}/ports") if port.isdecimal())

@@ -5,14 +5,23 @@ It costs 24 MB and a quarter of a second, and a pass that changes nothing needs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.errors import GoneError, HostError
+from nodeagent.host import vf_codec
+from nodeagent.host.clock import RealClock
+from nodeagent.host.dcb import NetlinkDcb
 from nodeagent.host.files import ADVICE, ERROR_OF_ERRNO, host_errors
 from nodeagent.host.link_facts import read_uses
-from nodeagent.host.ports import Files
+from nodeagent.host.link_setup import await_link, read_setups, restore_entries
+from nodeagent.host.netlink import route_socket
+from nodeagent.host.ports import Dcb, Files, Functions
+from nodeagent.host.rdma_netlink import set_netns_shared
+from nodeagent.host.roce_defaults import MODE, TOS, write_default, write_traffic_class
+from nodeagent.host.sriov import SysfsFunctions
+from nodeagent.state.network import VfSetting, VirtualFunction
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -23,9 +32,29 @@ class RtnlLinks:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+        self.dcb: Dcb = NetlinkDcb()
+        self.functions: Functions = SysfsFunctions(files, RealClock())
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         return read_uses(self._files)
+
+    def vfs(self, netdev: str) -> tuple[VirtualFunction, ...]:
+        with route_socket("read virtual functions of", netdev) as opened:
+            replies = opened.talk(vf_codec.RTM_GETLINK, vf_codec.encode_get(netdev))
+            return vf_codec.decode_get(replies[0].body) if replies else ()
+
+    def set_vf(self, netdev: str, index: int, setting: VfSetting, value: tuple[int | str, ...]) -> None:
+        with route_socket(f"set {setting} of virtual function {index} on", netdev) as opened:
+            opened.talk(vf_codec.RTM_SETLINK, vf_codec.encode_set(netdev, index, setting, value))
+
+    def setups(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return read_setups()
+
+    def restore(self, netdev: str, entries: tuple[tuple[str, str], ...]) -> None:
+        restore_entries(netdev, entries)
+
+    def await_link(self, netdev: str, pci_address: str) -> None:
+        await_link(self._files, RealClock(), netdev, pci_address)
 
     def set_up(self, netdev: str, up: bool) -> None:
         """Set or clear IFF_UP. GoneError if there is no such interface, DeniedError without CAP_NET_ADMIN."""
@@ -35,6 +64,18 @@ class RtnlLinks:
     def set_mtu(self, netdev: str, mtu: int) -> None:
         """Set the MTU in bytes. UnsupportedError in the kernel's own words where the device cannot have it."""
         _set_link(f"set mtu {mtu} on", netdev, mtu=mtu)
+
+    def set_roce_mode(self, device: str, port: int, mode: str) -> None:
+        write_default(self._files, device, port, MODE, mode)
+
+    def set_roce_tos(self, device: str, port: int, tos: int) -> None:
+        write_default(self._files, device, port, TOS, str(tos))
+
+    def set_traffic_class(self, device: str, port: int, traffic_class: int) -> None:
+        write_traffic_class(self._files, device, port, traffic_class)
+
+    def set_rdma_netns_shared(self, shared: bool) -> None:
+        set_netns_shared(shared)
 
 
 def _set_link(operation: str, netdev: str, **attributes: Any) -> None:

@@ -7,7 +7,9 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-SEND_SECONDS = 1.0  # a service manager that does not read must not stop the loop
+# A service manager that does not read must not slow the loop: what it needs to know is waited for, but not for ever;
+# a mere text or sign of life is left out when its queue is full.
+PATIENCE_SECONDS = 1.0
 
 
 class Notifier:
@@ -26,29 +28,30 @@ class Notifier:
         self.watchdog_seconds = int(microseconds) / 1e6 if microseconds.isdecimal() and for_us else 0.0
 
     def ready(self, status: str) -> None:
-        self._send(f"READY=1\nSTATUS={_one_line(status)}")
+        self._send(f"READY=1\nSTATUS={_one_line(status)}", PATIENCE_SECONDS)
 
     def status(self, text: str) -> None:
         self._send(f"STATUS={_one_line(text)}")
 
     def reloading(self) -> None:
         """Needs the time since boot (sd_notify(3), MONOTONIC_USEC), or Type=notify-reload would wait for ever."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        moment = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={moment}", PATIENCE_SECONDS)
 
     def stopping(self) -> None:
-        self._send("STOPPING=1")
+        self._send("STOPPING=1", PATIENCE_SECONDS)
 
     def progress(self) -> None:
         """Feed the watchdog. Only the loop itself may call this, after it has got something done."""
         if self.watchdog_seconds:
             self._send("WATCHDOG=1")
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str, seconds: float = 0.0) -> None:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.settimeout(SEND_SECONDS)
+            sender.settimeout(seconds)
             try:
                 sender.connect(address)
                 sender.sendall(message.encode())

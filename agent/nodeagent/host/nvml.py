@@ -57,6 +57,7 @@ class InProcessNvml:
         self._load()
         with reported("open", "NVML"):
             pynvml.nvmlInit()
+        self._telemetry = Telemetry()  # what an earlier session lent is void
         self._open = True
 
     def _load(self) -> None:
@@ -112,6 +113,9 @@ class InProcessNvml:
 
     def samples(self) -> tuple[GpuSample, ...]:
         return self._each(self.sample)[0]
+
+    def hangs(self) -> int:
+        return 0  # nothing here can tell
 
     def set_mig_mode(self, uuid: str, enabled: bool) -> None:
         with self._unresettable.watch(uuid):

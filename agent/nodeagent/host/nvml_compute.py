@@ -79,9 +79,9 @@ def _places(found: LiveInstance) -> list[Placement]:
 
 
 def _profile(found: LiveInstance, width: int, place: Placement) -> ComputeProfile | None:
-    """The profile of this width that can stand there; the filling one only if it is asked for."""
-    offered = (one for one in found.value.compute_profiles if place in one.placements)
-    return next((one for one in offered if (one.fills if width == 0 else one.slice_count == width)), None)
+    """The profile of this width, if it can stand there."""
+    offered = tuple(one for one in found.value.compute_profiles if place in one.placements)
+    return nvml_read.compute_profile(offered, found.value.profile, width)
 
 
 def _offers(found: LiveInstance) -> str:

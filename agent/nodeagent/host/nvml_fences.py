@@ -35,6 +35,7 @@ class Fences:
         self._monotonic = monotonic
         self._fences: dict[int, Fence] = {}
         self._count = 0
+        self.total = 0  # ever put up
 
     def counted(self, count: int) -> None:
         if count != self._count:
@@ -60,6 +61,7 @@ class Fences:
         wait = min(self._first_seconds * 2**attempt, _LONGEST_SECONDS)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         fault = GpuFault(uuid, f"{reason}, fenced off since {since}")
+        self.total += 1
         self._fences[index] = Fence(fault, attempt, self._monotonic() + wait, stuck)
         return self._fences[index]
 

@@ -19,7 +19,7 @@ import pynvml
 from nodeagent.host import nvml_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 GPM_OF_INSTANCE = (*range(1, 14), *range(30, 38), *range(40, 48), 50, 51)
 """Ratios that are true of one instance: graphics, SM, occupancy, tensor, DRAM, arithmetic; video engines."""
@@ -54,23 +54,29 @@ class GpmReader:
     def close(self) -> None:
         """Give NVML back its samples; before nvmlShutdown."""
         for pair in self._pairs.values():
-            for sample in (pair.last, pair.spare):
-                with suppress(pynvml.NVMLError):
-                    pynvml.nvmlGpmSampleFree(sample)
+            self._free(pair)
         self._pairs.clear()
         self._supported.clear()
 
     def of_gpu(self, handle: Any, index: int, metrics: Sequence[int]) -> dict[int, float]:
         """Metrics of the whole GPU since the last call, by id; empty at the first call and without GPM."""
-        return self._read(
-            (index, _WHOLE_GPU), handle, metrics, lambda sample: pynvml.nvmlGpmSampleGet(handle, sample)
-        )
+        return self._read((index, _WHOLE_GPU), handle, metrics, lambda sample: pynvml.nvmlGpmSampleGet(handle, sample))
 
     def of_instance(self, handle: Any, index: int, gi_id: int, metrics: Sequence[int]) -> dict[int, float]:
         """The same of one GPU instance; `handle` is that of its GPU."""
         return self._read(
             (index, gi_id), handle, metrics, lambda sample: pynvml.nvmlGpmMigSampleGet(handle, gi_id, sample)
         )
+
+    def forget_others(self, index: int, gi_ids: Collection[int]) -> None:
+        """Drop the samples of instances that are gone: their ids are given to others."""
+        for key in [key for key in self._pairs if key[0] == index and key[1] not in (_WHOLE_GPU, *gi_ids)]:
+            self._free(self._pairs.pop(key))
+
+    def _free(self, pair: _Pair) -> None:
+        for sample in (pair.last, pair.spare):
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlGpmSampleFree(sample)
 
     def _read(
         self, key: tuple[int, int], handle: Any, metrics: Sequence[int], take: Callable[[Any], Any]

@@ -108,7 +108,9 @@ def _create_gpu_instance(handle: Any, info: Any, placement: Placement, where: tu
 def _fill(instance: Any, gpu_profile: Any, widths: tuple[int, ...], where: tuple[str, str]) -> None:
     """Create the compute instances at places that leave room for all of them."""
     offered = nvml_read.compute_profiles(instance, gpu_profile)
-    wanted = [_compute_profile(offered, width) for width in sorted(widths, key=lambda width: -(width or 99))]
+    name = nvml_read.profile_name(gpu_profile)
+    order = sorted(widths, key=lambda width: -(width or 99))
+    wanted = [nvml_read.compute_profile(offered, name, width) for width in order]
     if None in wanted:
         advice = f"it offers {', '.join(one.name for one in offered)}"
         raise UnsupportedError(*where, "no such compute instance profile", advice)
@@ -122,10 +124,6 @@ def _fill(instance: Any, gpu_profile: Any, widths: tuple[int, ...], where: tuple
     for profile, place in zip(chosen, places, strict=True):
         span = pynvml.c_nvmlComputeInstancePlacement_t(place.start, place.size)
         pynvml.nvmlGpuInstanceCreateComputeInstanceWithPlacement(instance, profile.profile_id, byref(span))
-
-
-def _compute_profile(offered: tuple[ComputeProfile, ...], width: int) -> ComputeProfile | None:
-    return next((one for one in offered if (one.fills if width == 0 else one.slice_count == width)), None)
 
 
 def _search(profiles: list[ComputeProfile], taken: int) -> list[Placement] | None:

@@ -19,7 +19,7 @@ from nodeagent.state.gpu import (
     ComputeProfile,
     Gpu,
     GpuInstance,
-    GpuSample,
+    MediaEngines,
     MigMode,
     MigProfile,
     Placement,
@@ -53,9 +53,8 @@ def optional(read: Callable[..., Any], *arguments: Any) -> Any:
         raise
 
 
-def pci_address(handle: Any) -> str:
+def pci_address(info: Any) -> str:
     """PCI address as the kernel writes it, `0000:3b:00.0`; NVML has an eight-digit upper-case domain."""
-    info = pynvml.nvmlDeviceGetPciInfo(handle)
     return f"{info.domain:04x}:{info.bus:02x}:{info.device:02x}.0"
 
 
@@ -136,13 +135,26 @@ def compute_profiles(instance: Any, gpu_profile: Any, infos: tuple[Any, ...] = (
     """
     infos = infos or compute_profile_infos(instance)
     fitting = [info for info in infos if info.sliceCount <= gpu_profile.sliceCount]
-    widest = max(fitting, key=lambda info: (info.multiprocessorCount, info.sliceCount), default=None)
+    most = max(((info.multiprocessorCount, info.sliceCount) for info in fitting), default=(0, 0))
     return tuple(
         ComputeProfile(
-            profile_name(info), info.id, info.sliceCount, info is widest, compute_placements(instance, info.id)
+            profile_name(info),
+            info.id,
+            info.sliceCount,
+            (info.multiprocessorCount, info.sliceCount) == most,
+            compute_placements(instance, info.id),
         )
         for info in fitting
     )
+
+
+def compute_profile(offered: tuple[ComputeProfile, ...], name: str, width: int) -> ComputeProfile | None:
+    """The profile of this width in a GPU instance of profile `name`; a width of 0 is one that fills.
+
+    Where two would do, the one with the name of the GPU instance is the filling one, the other the narrow one.
+    """
+    fitting = [one for one in offered if (one.fills if width == 0 else one.slice_count == width)]
+    return max(fitting, key=lambda one: (one.name == name) == (width == 0), default=None)
 
 
 def mig_profile(handle: Any, info: Any, enumerator: int) -> MigProfile:
@@ -154,6 +166,7 @@ def mig_profile(handle: Any, info: Any, enumerator: int) -> MigProfile:
         memory_mib=info.memorySizeMB,  # nvml.h says MB and means MiB
         placements=placements(handle, info.id),
         enumerator=enumerator,
+        media=MediaEngines(info.decoderCount, info.encoderCount, info.jpegCount, info.ofaCount),
     )
 
 
@@ -216,11 +229,12 @@ def read_gpu(handle: Any, index: int) -> Gpu:
     current, pending = mig_modes(handle)
     has_mig = current is not MigMode.UNSUPPORTED
     minor = optional(pynvml.nvmlDeviceGetMinorNumber, handle)
+    pci = pynvml.nvmlDeviceGetPciInfo(handle)
     return Gpu(
         uuid=pynvml.nvmlDeviceGetUUID(handle),
         index=index,
         minor=index if minor is None else minor,
-        pci_address=pci_address(handle),
+        pci_address=pci_address(pci),
         product=pynvml.nvmlDeviceGetName(handle),
         memory_total_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
         mig_mode=current,
@@ -229,6 +243,8 @@ def read_gpu(handle: Any, index: int) -> Gpu:
         profiles=_mig_profiles(handle) if has_mig else (),
         instances=_instances(handle) if current is MigMode.ENABLED else (),
         pids=processes(handle),
+        pci_device_id=pci.pciDeviceId,
+        pci_subsystem_id=pci.pciSubSystemId,
     )
 
 

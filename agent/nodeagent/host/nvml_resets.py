@@ -37,5 +37,7 @@ class Unresettable:
 
     def mark(self, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
         """The GPUs with `needs_reboot` where the mode is still pending; the others are forgotten."""
+        if not self._uuids:
+            return tuple(gpus)
         self._uuids -= {one.uuid for one in gpus if one.mig_mode is one.pending_mig_mode}
         return tuple(replace(one, needs_reboot=True) if one.uuid in self._uuids else one for one in gpus)

@@ -21,7 +21,7 @@ from nodeagent.host.nvml_xids import XidEvents
 from nodeagent.state.gpu import GpuSample, InstanceSample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _ALL_LINKS = 0xFFFFFFFF  # scopeId UINT_MAX: the sum over all NVLinks
 _ECC_TOTALS = (3, 4, 5, 6)  # volatile and aggregate, single and double bit
@@ -118,7 +118,8 @@ class Telemetry:
             else:
                 yield name, value[0] if isinstance(value, list | tuple) else value
 
-    def _instances(self, handle: Any, index: int, devices: Iterable[tuple[int, Any]]) -> Iterator[InstanceSample]:
+    def _instances(self, handle: Any, index: int, devices: Sequence[tuple[int, Any]]) -> Iterator[InstanceSample]:
+        self._gpm.forget_others(index, [gi_id for gi_id, _ in devices])
         for gi_id, device in devices:
             gpm = self._gpm.of_instance(handle, index, gi_id, GPM_OF_INSTANCE)
             yield InstanceSample(gi_id=gi_id, **_memory(device), gpm=gpm)
@@ -141,7 +142,9 @@ class FieldArray:
         """The values the GPU has, by field id; those it never has are not asked for again."""
         if not self._wanted or optional(_get_fields, handle, self._values) is None:
             return {}
-        found = {value.fieldId: getattr(value.value, _MEMBER[value.valueType]) for value in self._values if _good(value)}
+        found = {
+            value.fieldId: getattr(value.value, _MEMBER[value.valueType]) for value in self._values if _good(value)
+        }
         lacking = {value.fieldId for value in self._values if value.nvmlReturn in _LASTING}
         if lacking:
             self._renew(tuple(number for number in self._wanted if number not in lacking))
@@ -156,7 +159,7 @@ def _good(value: Any) -> bool:
 
 
 def _get_fields(handle: Any, values: Any) -> bool:
-    """nvmlDeviceGetFieldValues into an array of ours; pynvml's own makes a new one for each call."""
+    """Call nvmlDeviceGetFieldValues on an array of ours; pynvml's own makes a new one for each call."""
     read = pynvml._nvmlGetFunctionPointer("nvmlDeviceGetFieldValues")  # noqa: SLF001
     pynvml._nvmlCheckReturn(read(handle, c_int32(len(values)), byref(values)))  # noqa: SLF001
     return True

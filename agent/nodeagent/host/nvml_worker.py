@@ -74,6 +74,9 @@ class WorkerNvml:
     def samples(self) -> tuple[GpuSample, ...]:
         return self._each("sample")[0]
 
+    def hangs(self) -> int:
+        return self._fences.total
+
     def set_mig_mode(self, uuid: str, enabled: bool) -> None:
         with self._unresettable.watch(uuid):
             self._change(f"{'enable' if enabled else 'disable'} MIG on", "set_mig_mode", uuid, enabled)

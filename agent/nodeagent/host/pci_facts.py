@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from nodeagent.host.paths import SYS_PCI_DEVICES
+from nodeagent.host.paths import SYS_CLASS_VFIO, SYS_PCI_DEVICES
 from nodeagent.host.ports import Files
 from nodeagent.state.network import PciFunction
 
@@ -44,18 +44,45 @@ def _read_function(files: Files, address: str) -> PciFunction | None:
     if not is_relevant(vendor, class_code):
         return None
     override = (files.read_optional(f"{directory}/driver_override") or "").strip()
+    physfn = files.target(f"{directory}/physfn") or ""
+    driver = files.target(f"{directory}/driver") or ""
+    group = files.target(f"{directory}/iommu_group") or ""
     return PciFunction(
         address=address,
         vendor=vendor,
         device=parse_id(files.read_optional(f"{directory}/device")),
         class_code=class_code,
-        driver=files.target(f"{directory}/driver") or "",
+        driver=driver,
         driver_override="" if override == NO_OVERRIDE else override,
         numa_node=parse_numa_node(files.read_optional(f"{directory}/numa_node")),
-        iommu_group=files.target(f"{directory}/iommu_group") or "",
+        iommu_group=group,
         path=parse_path(files.link(directory) or ""),
-        is_vf=files.link(f"{directory}/physfn") is not None,
+        is_vf=physfn != "",
+        vfio_minor=_vfio_minor(files, group) if driver.endswith(("vfio-pci", "vfio_pci")) else -1,
+        physfn=physfn,
+        total_vfs=parse_count(files.read_optional(f"{directory}/sriov_totalvfs")) if not physfn else 0,
+        vf_addresses=_vf_addresses(files, directory) if not physfn else (),
     )
+
+
+def _vfio_minor(files: Files, group: str) -> int:
+    """Minor of the group's device; its major is that of `vfio` in /proc/devices."""
+    number = files.read_optional("/".join((SYS_CLASS_VFIO, group, "dev"))) or ""
+    return parse_count(number.partition(":")[2]) if group else -1
+
+
+def _vf_addresses(files: Files, directory: str) -> tuple[str, ...]:
+    """Targets of virtfn0, virtfn1 ...; they are there once the function is, unlike the number in sriov_numvfs."""
+    if not parse_count(files.read_optional(f"{directory}/sriov_numvfs")):
+        return ()
+    names = (name for name in files.names(directory) if name.startswith("virtfn"))
+    ordered = sorted(names, key=lambda name: int(name.removeprefix("virtfn")))
+    return tuple(filter(None, (files.target(f"{directory}/{name}") for name in ordered)))
+
+
+def parse_count(text: str | None) -> int:
+    """A number, 0 where there is none."""
+    return int(text) if text is not None and text.isdecimal() else 0
 
 
 def parse_path(target: str) -> tuple[str, ...]:

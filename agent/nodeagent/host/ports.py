@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from nodeagent.state.gpu import Gpu, GpuSample, Placement
 from nodeagent.state.modules import ModuleFile
+from nodeagent.state.network import VfSetting, VirtualFunction
 from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
+from nodeagent.state.qos import DcbState
 
 
 class Files(Protocol):
@@ -100,6 +102,9 @@ class Nvml(Protocol):
 
     def samples(self) -> tuple[GpuSample, ...]: ...
 
+    def hangs(self) -> int:
+        """How often a GPU has been fenced off because a call about it did not come back."""
+
     def set_mig_mode(self, uuid: str, enabled: bool) -> None:
         """Change the mode now. BusyError if a client holds the GPU, UnsupportedError if only a reboot would do it."""
 
@@ -127,15 +132,82 @@ class Nvml(Protocol):
         """End the worker."""
 
 
+class Dcb(Protocol):
+    """Quality of service of interfaces. Every write is read back: UnsupportedError where it did not come into force."""
+
+    def read_all(self, netdevs: Iterable[str]) -> Mapping[str, DcbState]:
+        """Those of the interfaces that have DCB, by name; one that is gone is left out."""
+
+    def write_dcbx(self, netdev: str, mode: int) -> None:
+        """Set the DCB_CAP_DCBX_ bits: 1 the host decides, 8 IEEE; 0 hands control to the firmware."""
+
+    def write_pfc(self, netdev: str, priorities: tuple[int, ...]) -> None:
+        """Flow control for exactly these priorities. mlx5 restarts the link."""
+
+    def write_ets(
+        self, netdev: str, bandwidth: tuple[int, ...], algorithms: tuple[int, ...], class_of: tuple[int, ...]
+    ) -> None:
+        """Percent and algorithm by traffic class, and the class of each priority; eight of each."""
+
+    def write_dscp(self, netdev: str, entries: tuple[tuple[int, int], ...]) -> None:
+        """Make the DSCP rows of the APP table these (DSCP, priority), sorted. Other rows stay."""
+
+    def write_max_rate(self, netdev: str, kbit: tuple[int, ...]) -> None:
+        """Limits by traffic class in kilobits per second, 0 for none."""
+
+
+class Functions(Protocol):
+    """PCI functions: how many virtual ones there are, and who drives them."""
+
+    def set_vf_count(self, address: str, count: int, *, bind: bool = True) -> None:
+        """Make this many virtual functions and wait until they are there; from a number other than 0 only to 0.
+
+        Without `bind` they get no driver. BusyError from a number to another, UnsupportedError above the card's limit.
+        """
+
+    def set_driver(self, address: str, driver: str) -> None:
+        """Give the function to this driver, "" to the one the kernel chooses; also anew to the one it has.
+
+        For vfio-pci: BusyError where another driver has a function of the same IOMMU group, UnsupportedError without.
+        """
+
+
 class Links(Protocol):
-    """Network interfaces through rtnetlink."""
+    """Network interfaces through rtnetlink; `dcb` is their quality of service, `functions` are what they stand on."""
+
+    dcb: Dcb
+    functions: Functions
+
+    def vfs(self, netdev: str) -> tuple[VirtualFunction, ...]:
+        """What the driver of this physical function keeps for each of its virtual functions."""
+
+    def set_vf(self, netdev: str, index: int, setting: VfSetting, value: tuple[int | str, ...]) -> None:
+        """Write one setting of a virtual function (see `VfSetting`). UnsupportedError where the driver cannot."""
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         """What stands on each interface: addresses ("address 10.0.0.1/24"), "default route", a bond it is part of."""
 
+    def setups(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        """Bonds, VLANs, addresses and routes of each interface: a text, and what `restore` takes, in that order."""
+
+    def restore(self, netdev: str, entries: tuple[tuple[str, str], ...]) -> None:
+        """Bring back what `setups` told of an interface; what is there already stays. HostError after trying all."""
+
+    def await_link(self, netdev: str, pci_address: str) -> None:
+        """Wait until an interface is there under its name. GoneError after a minute."""
+
     def set_up(self, netdev: str, up: bool) -> None: ...
 
     def set_mtu(self, netdev: str, mtu: int) -> None: ...
+
+    def set_roce_mode(self, device: str, port: int, mode: str) -> None:
+        """Default mode of rdma_cm, in the kernel's spelling. GoneError without rdma_cm, UnsupportedError."""
+
+    def set_roce_tos(self, device: str, port: int, tos: int) -> None:
+        """Default type of service of rdma_cm, 0 to 255. GoneError without rdma_cm."""
+
+    def set_traffic_class(self, device: str, port: int, traffic_class: int) -> None:
+        """Force a traffic class on every queue pair, 0: none. GoneError where the driver does not offer it."""
 
     def set_rdma_netns_shared(self, shared: bool) -> None:
         """Share RDMA devices between network namespaces, or not. BusyError while another namespace exists."""

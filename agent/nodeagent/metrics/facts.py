@@ -17,8 +17,9 @@ class AgentFacts:
     """The agent's own figures; None where there is none yet, and then the family is left out.
 
     `simulated` is the profile of the simulated machine, "" on a real one. `gpu_faults` are the GPUs that could not be
-    read. `unit_failures` counts failures per unit since the start. `cpu_seconds`, `resident_bytes` and `start_seconds`
-    (Unix time) are those of the agent's main process.
+    read. `unit_failures` counts failures per unit since the start, `units_waiting` names those that wait after one.
+    `cpu_seconds`, `resident_bytes`, `open_files` and `start_seconds` (Unix time) are those of the agent's main process.
+    `cycle_seconds` says by source what the last round of telemetry took, `cycle_errors` counts its failures.
     """
 
     hostname: str
@@ -30,7 +31,14 @@ class AgentFacts:
     passes: int = 0
     pass_duration_seconds: float | None = None
     unit_failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    units_waiting: tuple[str, ...] = ()
     gpu_faults: tuple[GpuFault, ...] = ()
     cpu_seconds: float | None = None
     resident_bytes: int | None = None
+    open_files: int | None = None
     start_seconds: float | None = None
+    steps_taken: int | None = None
+    telemetry_seconds: float | None = None
+    cycle_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    cycle_errors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    nvml_hangs: int | None = None

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from nodeagent.metrics.catalogue import GPU_METRICS, NODE_METRICS, View, gpu_labels, rdma_counters
-from nodeagent.metrics.exposition import family_lines
+from nodeagent.metrics.catalogue import families
+from nodeagent.metrics.exposition import Block, block, openmetrics, plain_text
+from nodeagent.metrics.page import page
+from nodeagent.metrics.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from nodeagent.metrics.facts import AgentFacts
-    from nodeagent.state.gpu import GpuSample
-    from nodeagent.state.node import NodeState
+    from nodeagent.metrics.view import View
 
 
-def render(node: NodeState, samples: Sequence[GpuSample], agent: AgentFacts, now: float) -> bytes:
-    """The text format 0.0.4 of everything known; `now` in Unix seconds.
+def blocks(view: View) -> tuple[Block, ...]:
+    """Every family that has a sample.
 
     What is not known is left out, never shown as 0: a GPU that does not answer keeps nothing but nodeagent_gpu_up 0.
     """
-    view = View(node, tuple(samples), agent, now)
-    return "".join(f"{line}\n" for line in _lines(view)).encode()
+    found = (block(family, samples) for family, samples in families(view))
+    return tuple(item for item in found if item is not None)
 
 
-def _lines(view: View) -> Iterator[str]:
-    yield from _telemetry(view)
-    for metric in NODE_METRICS:
-        yield from family_lines(metric, metric.samples(view))
-    for family, samples in rdma_counters(view):
-        yield from family_lines(family, samples)
-
-
-def _telemetry(view: View) -> Iterator[str]:
-    """Samples of GPUs the last observation does not know have no labels to stand under and are left out."""
-    known = [
-        (gpu_labels(view.node.gpus[sample.uuid], view), sample)
-        for sample in view.samples
-        if sample.uuid in view.node.gpus
-    ]
-    for metric in GPU_METRICS:
-        values = ((label_set, metric.value(sample)) for label_set, sample in known)
-        yield from family_lines(metric, [(label_set, value) for label_set, value in values if value is not None])
+def snapshot(view: View, fresh_seconds: float = math.inf) -> Snapshot:
+    """Both text formats of everything known, and the page for people; old after so many seconds."""
+    found = blocks(view)
+    return Snapshot(view.now, plain_text(found), openmetrics(found), page(view), fresh_seconds)

@@ -1,6 +1,7 @@
 """The HTTP server of /metrics: it sends bytes that are ready, so a scrape costs no hardware access and takes no lock.
 
-/metrics the snapshot, /healthz 200 while the process serves, /readyz 200 once there is a snapshot, / a page of links.
+/metrics the snapshot, /healthz 200 while the process serves, /readyz 200 while there is a snapshot that is not old,
+/ a page for people.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.errors import BusyError, DeniedError, HostError
-from nodeagent.metrics.exposition import CONTENT_TYPE
+from nodeagent.metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
+from nodeagent.metrics.negotiation import accepts_gzip, wants_openmetrics
+from nodeagent.metrics.page import empty_page
+from nodeagent.metrics.web_config import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,16 +32,7 @@ if TYPE_CHECKING:
 
 _CONNECTIONS_MAX = 64  # each costs a thread; Prometheus keeps one or two open
 _TEXT = "text/plain; charset=utf-8"
-_PAGE = b"""<!DOCTYPE html>
-<html lang="en"><head><title>nodeagent</title></head>
-<body><h1>nodeagent</h1>
-<ul>
-<li><a href="/metrics">metrics</a></li>
-<li><a href="/healthz">healthz</a></li>
-<li><a href="/readyz">readyz</a></li>
-</ul>
-</body></html>
-"""
+_HTML = "text/html; charset=utf-8"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -47,38 +43,59 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path == "/metrics":
+        if not self.server.gate.admits(self.headers.get("Authorization", "")):
+            self._send(HTTPStatus.UNAUTHORIZED, b"a user name and its password are needed\n", _TEXT)
+        elif path == "/metrics":
             self._metrics()
         elif path == "/healthz":
             self._send(HTTPStatus.OK, b"ok\n", _TEXT)
         elif path == "/readyz":
-            ready = self.server.source() is not None
-            status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-            self._send(status, b"ready\n" if ready else b"no snapshot yet\n", _TEXT)
+            self._readiness()
         elif path == "/":
-            self._send(HTTPStatus.OK, _PAGE, "text/html; charset=utf-8")
+            snapshot = self.server.source()
+            self._send(HTTPStatus.OK, (snapshot.page if snapshot else b"") or empty_page(), _HTML)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"not found; there are /metrics, /healthz, /readyz\n", _TEXT)
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
+    def _readiness(self) -> None:
+        """Ready is who has something to show that is not old."""
+        snapshot = self.server.source()
+        if snapshot is None:
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, b"no snapshot yet\n", _TEXT)
+            return
+        age = time.time() - snapshot.generated_seconds
+        if age > snapshot.fresh_seconds:
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"the snapshot is {age:.0f} s old\n".encode(), _TEXT)
+        else:
+            self._send(HTTPStatus.OK, b"ready\n", _TEXT)
+
     def _metrics(self) -> None:
         snapshot = self.server.source()
         if snapshot is None:
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, b"no snapshot yet\n", _TEXT)
-        elif _accepts_gzip(self.headers.get("Accept-Encoding", "")):
-            self._send(HTTPStatus.OK, snapshot.compressed, CONTENT_TYPE, "gzip")
+            return
+        zipped = accepts_gzip(self.headers.get("Accept-Encoding", ""))
+        if snapshot.openmetrics and wants_openmetrics(self.headers.get("Accept", "")):
+            body = snapshot.openmetrics_compressed if zipped else snapshot.openmetrics
+            self._send(HTTPStatus.OK, body, OPENMETRICS_TYPE, "gzip" if zipped else "")
         else:
-            self._send(HTTPStatus.OK, snapshot.body, CONTENT_TYPE)
+            body = snapshot.compressed if zipped else snapshot.body
+            self._send(HTTPStatus.OK, body, CONTENT_TYPE, "gzip" if zipped else "")
 
     def _send(self, status: HTTPStatus, body: bytes, content_type: str, encoding: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Vary", "Accept-Encoding")
+        self.send_header("Vary", "Accept, Accept-Encoding")
         if encoding:
             self.send_header("Content-Encoding", encoding)
+        if status is HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", 'Basic realm="nodeagent", charset="UTF-8"')
+        for name, value in self.server.gate.config.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -90,38 +107,47 @@ class _Handler(BaseHTTPRequestHandler):
         """Scrapes are not news."""
 
 
-def _accepts_gzip(accepted: str) -> bool:
-    """Whether an Accept-Encoding header takes gzip: named, and not with a weight of 0."""
-    for entry in accepted.lower().split(","):
-        coding, _, weight = entry.partition(";")
-        if coding.strip() in ("gzip", "*"):
-            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return False
-
-
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    block_on_close = False
     allow_reuse_address = True
     timeout = 1  # seconds in handle_request, for a client that is gone before it is accepted
     request_queue_size = 128  # with fewer, many scrapers at once see refused or 1 s late connections
 
-    def __init__(self, family: socket.AddressFamily, address: Any, source: Callable[[], Snapshot | None]) -> None:
+    def __init__(
+        self, family: socket.AddressFamily, address: Any, source: Callable[[], Snapshot | None], gate: Gate
+    ) -> None:
         self.address_family = family
-        self.source = source
-        self._open: set[Any] = set()
+        self.source, self.gate = source, gate
+        self._open: dict[Any, None] = {}  # in the order in which they came
         super().__init__(address, _Handler)  # may fail, and then there is nothing of ours to close
         self._wake, self._waker = socket.socketpair()
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base class's signature
-        return len(self._open) < _CONNECTIONS_MAX
+    def get_request(self) -> tuple[Any, Any]:
+        """The next connection; a TLS handshake is left to its own thread, where a slow client holds up nobody."""
+        request, address = super().get_request()
+        tls = self.gate.config.tls
+        if tls is not None:
+            request.settimeout(_Handler.timeout)
+            request = tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        return request, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
+        """When there are too many, the oldest has to go: many slow clients must not keep a scraper out."""
+        if len(self._open) >= _CONNECTIONS_MAX:
+            self._end(next(iter(self._open)))
+        self._open[request] = None
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
+        self._open.pop(request, None)
         super().shutdown_request(request)
+
+    def _end(self, request: Any) -> None:
+        """Wake the thread that serves it, which then closes it."""
+        self._open.pop(request, None)
+        with suppress(OSError):
+            socket.socket.shutdown(request, socket.SHUT_RDWR)  # past TLS, whose farewell could block
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
         """A client that went away is its own affair; anything else is a defect and goes to the log."""
@@ -145,8 +171,7 @@ class _Server(socketserver.ThreadingTCPServer):
         self.server_close()
         self._wake.close()
         for connection in tuple(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            self._end(connection)
 
 
 class MetricsServer:
@@ -166,16 +191,18 @@ class MetricsServer:
         self._server.disconnect()
 
 
-def serve(listen: str, source: Callable[[], Snapshot | None]) -> MetricsServer:
+def serve(listen: str, source: Callable[[], Snapshot | None], web_config_file: str = "") -> MetricsServer:
     """Serve on `HOST:PORT` or `[IPV6]:PORT`, port 0 for any free one; `source` gives the latest snapshot or None.
 
-    BusyError: something else listens there. DeniedError: a port below 1024 without the privilege. HostError otherwise.
+    `web_config_file`: TLS and passwords, see web_config. BusyError: something else listens there. DeniedError: a port
+    below 1024 without the privilege. HostError otherwise.
     """
+    gate = Gate(web_config_file)
     host, port = _split(listen)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        return MetricsServer(_Server(family, address, source))
+        return MetricsServer(_Server(family, address, source, gate))
     except PermissionError as error:
         raise DeniedError("listen on", listen, "permission denied", "take a port from 1024 upwards") from error
     except OSError as error:

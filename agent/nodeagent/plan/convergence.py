@@ -115,6 +115,5 @@ def _survey_settled(goal: Goal, context: Context) -> tuple[NodeState, Plan, Goal
     """As `survey_owed`, and what is no longer owed is struck off the journal."""
     owed = context.journal.read()
     state, plan, goal = survey_owed(goal, owed, context.observer)
-    if goal.terms.owed != owed:
-        context.journal.settle(goal.terms.owed)
+    context.journal.settle(goal.terms.owed)
     return state, plan, goal

@@ -33,7 +33,11 @@ class Failure:
     error: HostError
 
     def __str__(self) -> str:
-        return f"{self.step}: {self.error}" if self.phase is Phase.ACT else f"{self.phase} {self.step}: {self.error}"
+        error = self.error
+        told = str(self.step).startswith(f"{error.operation} {error.subject}")  # then the step says that already
+        reason = f"{error.reason}; {error.advice}" if error.advice else error.reason
+        text = f"{self.step}: {reason if told else error}"
+        return text if self.phase is Phase.ACT else f"{self.phase} {text}"
 
 
 @dataclass(frozen=True)

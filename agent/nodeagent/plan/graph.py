@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nodeagent.state.gpu import Gpu
 from nodeagent.state.node import NodeState
 from nodeagent.state.processes import DeviceNumber, Process
-from nodeagent.state.things import Hold, Kind, Thing, gpu, module, netdev, nvml_worker, process, service
+from nodeagent.state.things import Hold, Kind, Thing, gpu, module, netdev, nvml_worker, pci, process, service
 
 # Character drivers in /proc/devices and the module whose reference count an open file of theirs raises
 # (drivers.md 1.1, 1.2 and 11: nv.c, uvm.c, gdrdrv.c, nvfs-core.c, uverbs_main.c, user_mad.c).
@@ -27,6 +27,7 @@ MODULE_OF_DRIVER: Mapping[str, str] = {
     "nvidia-fs": "nvidia_fs",
     "infiniband_verbs": "ib_uverbs",
     "infiniband_mad": "ib_umad",
+    "vfio": "vfio",
 }
 MODESET_MINOR = 254  # nvidia-modeset shares the nvidia major (nv-chardev-numbers.h)
 # Clients of every GPU through the driver's peer-to-peer interface, and the display driver (drivers.md 1.1, mig.md 2.3).
@@ -35,6 +36,7 @@ CLIENTS_OF_EVERY_GPU = ("nvidia_peermem", "nv_peer_mem", "gdrdrv", "nvidia_fs", 
 MEMORY_REGISTRARS = ("nvidia_peermem", "nv_peer_mem")
 # Removing these takes RDMA devices away under open verbs contexts without a refusal (uverbs disassociate).
 RDMA_DRIVERS = ("mlx5_ib", "mlx4_ib", "bnxt_re", "irdma", "efa", "rdma_rxe", "siw")
+ETHERNET = "0200"  # PCI class of a function whose driver makes an interface
 # Modules through which only our own steps pass, never a workload's name.
 PASS_THROUGH = (Kind.GPU, Kind.NETDEV, Kind.RDMA, Kind.PCI, Kind.DEVICE_NODE)
 
@@ -100,6 +102,7 @@ def _all_holds(state: NodeState, owners: Mapping[int, Thing]) -> Iterator[Hold]:
         yield from _process_holds(state, found, owners.get(found.pid, process(found.pid)))
     yield from _worker_holds(state)
     yield from _network_holds(state)
+    yield from _virtual_function_holds(state)
     yield from _unexplained_references(state)
 
 
@@ -136,6 +139,8 @@ def _process_holds(state: NodeState, found: Process, holder: Thing) -> Iterator[
             yield Hold(holder, module(held), f"has {driver} open ({number.major}:{number.minor})")
         if driver == "infiniband_verbs":
             yield from _verbs_holds(state, holder)
+        if driver == "vfio":
+            yield from _vfio_holds(state, holder, number.minor)
 
 
 def _module_of(driver: str, number: DeviceNumber) -> str:
@@ -167,6 +172,32 @@ def _network_holds(state: NodeState) -> Iterator[Hold]:
             yield Hold(Thing(Kind.NODE, f"{use} on {found.name}"), this, "would be lost", refuses=False)
         if found.driver and found.driver in state.modules:
             yield Hold(this, module(found.driver), "is driven by it", refuses=False)
+
+
+def _vfio_holds(state: NodeState, holder: Thing, minor: int) -> Iterator[Hold]:
+    """Unbinding a function whose VFIO group is open would wait in the kernel until its user ends."""
+    for found in state.pci.values():
+        if found.vfio_minor == minor:
+            yield Hold(holder, pci(found.address), f"has it open through VFIO (group {found.iommu_group})")
+
+
+def _virtual_function_holds(state: NodeState) -> Iterator[Hold]:
+    """A virtual function goes with its physical one and with that one's driver, its interface goes with it."""
+    with_netdev = {found.pci_address: found.name for found in state.netdevs.values()}
+    for found in state.pci.values():
+        this, parent = pci(found.address), state.pci.get(found.physfn)
+        if found.vf_addresses and found.driver in state.modules:
+            yield Hold(this, module(found.driver), "has virtual functions", refuses=False)
+        if parent is None:
+            continue
+        yield Hold(this, pci(parent.address), "is a virtual function of it", refuses=False)
+        if parent.driver in state.modules:
+            yield Hold(this, module(parent.driver), "is a virtual function of its device", refuses=False)
+        if found.address in with_netdev:
+            yield Hold(netdev(with_netdev[found.address]), this, "belongs to it", refuses=False)
+        elif found.driver in state.modules and found.class_code.startswith(ETHERNET):
+            text = f"interface of {found.address} in another network namespace"
+            yield Hold(Thing(Kind.NODE, text), this, "would be lost", refuses=False)
 
 
 def _unexplained_references(state: NodeState) -> Iterator[Hold]:

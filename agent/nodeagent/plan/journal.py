@@ -90,7 +90,7 @@ class Journal:
 
     def settle(self, owed: Sequence[Step]) -> None:
         """Keep only these as owed, after an observation has shown that the others are there."""
-        if not owed:
+        if not owed and self._entries:
             self._entries = []
             self._files.remove(JOURNAL)
         elif [entry.step for entry in self._entries] != list(owed):

@@ -14,11 +14,16 @@ from nodeagent.host.module_facts import read_modules
 from nodeagent.host.pci_facts import read_pci
 from nodeagent.host.ports import Host
 from nodeagent.host.process_facts import read_device_nodes, read_majors
+from nodeagent.host.rdma_netlink import read_netns_shared
 from nodeagent.plan.graph import MODULE_OF_DRIVER
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.state.gpu import Gpu
 from nodeagent.state.modules import ModuleFile
+from nodeagent.state.network import Netdev, PciFunction
 from nodeagent.state.node import NodeState, Unknown
+from nodeagent.state.processes import Process
+
+LOOPBACK = "lo"
 
 
 class Observer:
@@ -34,20 +39,23 @@ class Observer:
         module_files = _module_files(host, interest)
         builtin = tuple(name for name, file in module_files.items() if file.builtin)
         modules = read_modules(files, parameters_of=(*interest, *module_files), builtin=builtin)
+        pci = read_pci(files)
         gpus, unknown = _gpus(host) if "nvidia" in modules else ((), ())
         return NodeState(
             kernel=read_policy(files, self._peer_memory.among(modules)),
             modules=modules,
             module_files=module_files,
             loaded_options={name: text for name, text in read_options(files).items() if name in modules},
-            pci=read_pci(files),
+            pci=pci,
             driver=read_driver(files),
             gpus={found.uuid: found for found in gpus},
-            netdevs=read_netdevs(files, host.links.uses()),
-            rdma=read_rdma(files, with_counters=False),
+            netdevs=_netdevs(host, pci),
+            rdma=read_rdma(files, with_counters=False, with_roce=True),
+            rdma_netns_shared=read_netns_shared(files),
             majors=read_majors(files),
             device_nodes=read_device_nodes(files),
             nvml_pid=host.nvml.pid(),
+            processes=_described(host, gpus),
             unknown=unknown,
         )
 
@@ -56,7 +64,7 @@ class Observer:
         host = self.host
         majors = [major for driver, major in state.majors.items() if driver in MODULE_OF_DRIVER]
         found = host.processes.holding(majors) if majors else ()
-        known = host.processes.describe(sorted(_gpu_pids(state) - {process.pid for process in found}))
+        known = host.processes.describe(sorted(_gpu_pids(state.gpus.values()) - {process.pid for process in found}))
         units = tuple(dict.fromkeys((*KNOWN_SERVICES, *services)))
         hidden = host.processes.unreadable
         unseen = (Unknown(f"open files of {len(hidden)} process(es)", "not permitted to look; run as root"),)
@@ -64,14 +72,37 @@ class Observer:
             state,
             unknown=state.unknown + (unseen if hidden else ()),
             processes={process.pid: process for process in (*found, *known)},
+            link_setups=host.links.setups(),
             services={service.unit: service for service in host.services.show(units) if service.active},
             nvml_pid=host.nvml.pid(),
         )
 
 
-def _gpu_pids(state: NodeState) -> set[int]:
-    instances = (instance for gpu in state.gpus.values() for instance in gpu.instances)
-    return {pid for gpu in state.gpus.values() for pid in gpu.pids} | {pid for one in instances for pid in one.pids}
+def _netdevs(host: Host, pci: Mapping[str, PciFunction]) -> Mapping[str, Netdev]:
+    """Interfaces with their quality of service, which only physical functions and software devices can have."""
+    found = read_netdevs(host.files, host.links.uses())
+    own = (name for name, one in found.items() if name != LOOPBACK and not _is_vf(one, pci))
+    dcb = host.links.dcb.read_all(own)
+    vfs = {name: host.links.vfs(name) for name, one in found.items() if _has_vfs(one, pci)}
+    return {name: replace(one, dcb=dcb.get(name), vfs=vfs.get(name, ())) for name, one in found.items()}
+
+
+def _has_vfs(found: Netdev, pci: Mapping[str, PciFunction]) -> bool:
+    return found.pci_address in pci and pci[found.pci_address].vf_addresses != ()
+
+
+def _is_vf(found: Netdev, pci: Mapping[str, PciFunction]) -> bool:
+    return found.pci_address in pci and pci[found.pci_address].is_vf
+
+
+def _described(host: Host, gpus: Iterable[Gpu]) -> Mapping[int, Process]:
+    """The processes that NVML names, so that whoever is in the way of a MIG layout has a name; no walk over /proc."""
+    pids = _gpu_pids(gpus)
+    return {found.pid: found for found in host.processes.describe(sorted(pids))} if pids else {}
+
+
+def _gpu_pids(gpus: Iterable[Gpu]) -> set[int]:
+    return {pid for gpu in gpus for pid in (*gpu.pids, *(pid for one in gpu.instances for pid in one.pids))}
 
 
 def _module_files(host: Host, interest: Sequence[str]) -> Mapping[str, ModuleFile]:

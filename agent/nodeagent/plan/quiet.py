@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nodeagent.plan.parking import PARKED, keep, restores
 from nodeagent.resources.base import Step
 from nodeagent.resources.module_steps import LoadModule, UnloadModule
 from nodeagent.resources.quiet_steps import ReleaseNvml, ResumeNvml, StartService, StopService
@@ -27,6 +28,8 @@ KNOWN_SERVICES = (
 
 def quiesce_step(thing: Thing, state: NodeState) -> Step:
     """The step that takes an owned holder away."""
+    if thing.kind in PARKED:
+        return keep(thing)
     if thing.kind is Kind.MODULE:
         return UnloadModule(
             subject=thing, unit=UNIT, reason="stands on what changes", options=_options(thing.name, state)
@@ -36,8 +39,15 @@ def quiesce_step(thing: Thing, state: NodeState) -> Step:
     return ReleaseNvml(subject=thing, unit=UNIT, reason="holds what changes")
 
 
-def counterpart(step: Step, holds: Iterable[Hold]) -> Step:
-    """The step that brings back what a quiesce step took away; it needs the modules the holder stood on."""
+def counterparts(step: Step, holds: Iterable[Hold], state: NodeState) -> tuple[Step, ...]:
+    """The steps that bring back what a quiesce step took away, in order."""
+    if step.subject.kind in PARKED:
+        return restores(step.subject, holds, state)
+    return (_counterpart(step, holds),)
+
+
+def _counterpart(step: Step, holds: Iterable[Hold]) -> Step:
+    """It needs the modules the holder stood on."""
     needs = tuple(dict.fromkeys(h.held for h in holds if h.holder == step.subject and h.held.kind is Kind.MODULE))
     if isinstance(step, UnloadModule):
         names = tuple(thing.name for thing in needs)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nodeagent.plan.graph import PASS_THROUGH, Graph, build_graph
+from nodeagent.plan.graph import CLIENTS_OF_EVERY_GPU, PASS_THROUGH, Graph, build_graph
 from nodeagent.plan.model import Blocked, Blocker, Plan, Transition
-from nodeagent.plan.quiet import counterpart, quiesce_step
+from nodeagent.plan.parking import parked
+from nodeagent.plan.quiet import counterparts, quiesce_step
 from nodeagent.resources.base import Disturbs, Step, Wish
 from nodeagent.spec.schema import Disruption, Policy
 from nodeagent.state.node import NodeState
@@ -50,7 +51,7 @@ def sequence(wishes: Iterable[Wish], state: NodeState, terms: Terms) -> Plan:
     graph = build_graph(state, terms.services, terms.own_pids)
     steps = tuple(step for wish in wishes for step in wish.steps)
     tasks, blocked = _sort_out(steps, graph, terms)
-    groups = _group(tasks)
+    groups = _clients_last(_group(tasks))
     transitions = tuple(_transition(group, state) for group in groups)
     owed = _owed(terms.owed, wishes, state)
     waiting = tuple(Blocked(step, terms.postponed[step.unit]) for step in owed if step.unit in terms.postponed)
@@ -156,13 +157,26 @@ def _group(tasks: Sequence[_Task]) -> tuple[tuple[_Task, ...], ...]:
     return tuple(tuple(group) for group in groups.values())
 
 
+def _clients_last(groups: Iterable[tuple[_Task, ...]]) -> tuple[tuple[_Task, ...], ...]:
+    """What brings back a client of every GPU comes after what needs a GPU quiet, as after an interrupted run."""
+
+    def brings_clients(group: Sequence[_Task]) -> bool:
+        back = {thing.name for task in group for thing in task.step.back if thing.kind is Kind.MODULE}
+        needs_quiet = any(thing.kind is Kind.GPU for task in group for thing in task.step.claims)
+        return not needs_quiet and not back.isdisjoint(CLIENTS_OF_EVERY_GPU)
+
+    return tuple(sorted(groups, key=brings_clients))
+
+
 def _transition(group: Sequence[_Task], state: NodeState) -> Transition:
     acts, quiet = _quiet_things(group)
+    quiet = _with_parked(quiet, acts, group, state)
     quiesce = tuple(quiesce_step(thing, state) for thing in quiet)
     brought_back = {thing for step in acts for thing in step.back}
     taken = {thing for task in group for thing in task.step.gone} - brought_back
     holds = tuple(hold for task in group for hold in task.holds)
-    candidates = [counterpart(step, holds) for step in reversed(quiesce) if step.subject not in brought_back | taken]
+    back = [step for step in reversed(quiesce) if step.subject not in brought_back | taken]
+    candidates = [restored for step in back for restored in counterparts(step, holds, state)]
     restore, left_down = _restorable(candidates, taken)
     disturbed = tuple(dict.fromkeys(blocker for task in group for blocker in task.disturbed))
     return Transition(quiesce, acts, restore, disturbed, left_down)
@@ -190,6 +204,18 @@ def _quiet_things(group: Sequence[_Task]) -> tuple[tuple[Step, ...], tuple[Thing
                 replaced.add(at)
     acts = tuple(task.step for index, task in enumerate(group) if index not in replaced)
     return acts, _leaves_first(quiet, group)
+
+
+def _with_parked(
+    quiet: tuple[Thing, ...], acts: Sequence[Step], group: Sequence[_Task], state: NodeState
+) -> tuple[Thing, ...]:
+    """With the interfaces and functions that go and come back, before the modules that they stand on."""
+    back = {thing for step in acts for thing in step.back}
+    gone = {thing for task in group for thing in task.step.gone}
+    modules = {thing for thing in quiet if thing.kind is Kind.MODULE and thing not in gone - back}
+    things = parked((hold for task in group for hold in task.holds), modules | (gone & back), state)
+    first = next((index for index, thing in enumerate(quiet) if thing.kind is Kind.MODULE), len(quiet))
+    return (*quiet[:first], *things, *quiet[first:])
 
 
 def _leaves_first(quiet: Mapping[Thing, None], group: Sequence[_Task]) -> tuple[Thing, ...]:

@@ -90,7 +90,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Wish:
-    """What one section of the node file comes to on this node: steps in order, obstacles, and remarks on decisions taken.
+    """What one section of the node file comes to on this node: steps in order, obstacles, remarks on decisions taken.
 
     `decided` are the subjects that the node file has a say in, whether or not they need a step: what an interrupted
     run owes to one of them is no longer due.

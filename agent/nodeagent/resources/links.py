@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Disturbs, Obstacle, Step, Wish
+from nodeagent.resources.link_selection import select_netdevs, what_there_is
 from nodeagent.spec.schema import LinkEntry, NodeSpec, Policy
 from nodeagent.state.network import Netdev
 from nodeagent.state.node import NodeState
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from nodeagent.host.ports import Host
 
 DEFAULT_ROUTE = "default route"
-LOOPBACK = "lo"
 WANTED = "the node file wants it so"
 
 
@@ -90,7 +89,7 @@ class LinkWish:
 
 def plan(spec: NodeSpec, state: NodeState) -> Wish:
     """Steps for every matched interface, by name; obstacles for entries that match nothing or contradict each other."""
-    obstacles = [unmatched(entry, spec, state) for entry in spec.links if not matches(entry, state.netdevs.values())]
+    obstacles = [unmatched(entry, spec, state) for entry in spec.links if not select_netdevs(entry.match, state)]
     steps: list[Step] = []
     named = _entries_by_name(spec, state)
     for name, entries in named.items():
@@ -103,24 +102,8 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     return Wish(tuple(steps), tuple(obstacles), decided=tuple(netdev(name) for name in named))
 
 
-def matches(entry: LinkEntry, netdevs: Iterable[Netdev]) -> tuple[str, ...]:
-    """Names of the interfaces an entry means, sorted; the loopback interface only if it is named outright."""
-    return tuple(sorted(found.name for found in netdevs if _is_match(entry.match, found)))
-
-
-def _is_match(match: str, found: Netdev) -> bool:
-    if found.name == match:
-        return True
-    if found.name == LOOPBACK:
-        return False
-    kind, _, driver = match.partition(":")
-    if kind == "driver":
-        return found.driver == driver
-    return fnmatchcase(found.name, match) or (found.pci_address != "" and found.pci_address == match.lower())
-
-
 def _entries_by_name(spec: NodeSpec, state: NodeState) -> Mapping[str, tuple[LinkEntry, ...]]:
-    claimed = {entry: matches(entry, state.netdevs.values()) for entry in spec.links}
+    claimed = {entry: select_netdevs(entry.match, state) for entry in spec.links}
     names = sorted({name for found in claimed.values() for name in found})
     return {name: tuple(entry for entry in spec.links if name in claimed[entry]) for name in names}
 
@@ -178,8 +161,7 @@ def unmatched(entry: LinkEntry, spec: NodeSpec, state: NodeState) -> Obstacle:
     if missing:
         problem = f"no interface matches, and {', '.join(missing)} is not loaded"
         return _obstacle(entry.match, problem, "it is looked for again once the driver is there", waits=True)
-    names = ", ".join(sorted(name for name in state.netdevs if name != LOOPBACK)) or "none"
-    return _obstacle(entry.match, "no interface matches", f"interfaces here: {names}")
+    return _obstacle(entry.match, "no interface matches", what_there_is(entry.match, state))
 
 
 def _drivers(entry: LinkEntry, spec: NodeSpec) -> tuple[str, ...]:

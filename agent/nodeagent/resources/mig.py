@@ -1,26 +1,45 @@
-"""The MIG section: mode and GPU instances of every GPU that an entry names, with the least change."""
+"""The MIG section: mode, GPU instances and compute instances of each GPU that an entry names; with the least change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Obstacle, Step, Wish
-from nodeagent.resources.mig_placement import Layout, Slot, arrange, refusal
+from nodeagent.resources.mig_compute import widths
+from nodeagent.resources.mig_conflict import in_the_way, possible_instead
+from nodeagent.resources.mig_layout import Layout, arrange_any
+from nodeagent.resources.mig_names import UnknownNameError
+from nodeagent.resources.mig_placement import FILLS, Board, refusal
 from nodeagent.resources.mig_selection import select
-from nodeagent.resources.mig_steps import CreateGpuInstance, DestroyGpuInstance, SetMigMode
+from nodeagent.resources.mig_steps import (
+    CreateComputeInstance,
+    CreateGpuInstance,
+    DestroyComputeInstance,
+    DestroyGpuInstance,
+    SetMigMode,
+)
+from nodeagent.resources.mig_wanted import Wants, leaves_instances, wanted_mode, wants_of
+from nodeagent.spec.schema import MigDrift
 from nodeagent.state.gpu import MigMode
 from nodeagent.state.things import gpu, module
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from nodeagent.spec.schema import MigEntry, NodeSpec
     from nodeagent.state.gpu import Gpu, GpuInstance
     from nodeagent.state.node import NodeState
 
-__all__ = ["CreateGpuInstance", "DestroyGpuInstance", "SetMigMode", "plan"]
+__all__ = [
+    "CreateComputeInstance",
+    "CreateGpuInstance",
+    "DestroyComputeInstance",
+    "DestroyGpuInstance",
+    "SetMigMode",
+    "plan",
+]
 
 DRIVER = "nvidia"
 
@@ -32,13 +51,20 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     if not state.gpus:
         return Wish(obstacles=(_without_gpus(spec, state),))
     selection = select(spec.mig, state.gpus.values())
-    wishes = [_Wishes(one, entry, state).wish() for one, entry in selection.chosen]
+    wishes = [_by_policy(entry, _Wishes(one, entry, state).wish(), one) for one, entry in selection.chosen]
+    chosen = zip(selection.chosen, wishes, strict=True)
+    decided = tuple(gpu(one.uuid) for (one, entry), wish in chosen if _says_all(entry) and not wish.obstacles)
     return Wish(
         steps=tuple(step for wish in wishes for step in wish.steps),
         obstacles=selection.obstacles + tuple(obstacle for wish in wishes for obstacle in wish.obstacles),
         remarks=selection.remarks + tuple(remark for wish in wishes for remark in wish.remarks),
-        decided=tuple(gpu(one.uuid) for one, _ in selection.chosen),
+        decided=decided,
     )
+
+
+def _says_all(entry: MigEntry) -> bool:
+    """Whether nothing about the GPU is left as it is, so that what an interrupted run owes to it is no longer due."""
+    return wanted_mode(entry) is MigMode.DISABLED or not leaves_instances(entry)
 
 
 def _without_gpus(spec: NodeSpec, state: NodeState) -> Obstacle:
@@ -48,6 +74,15 @@ def _without_gpus(spec: NodeSpec, state: NodeState) -> Obstacle:
     if spec.modules is not None and spec.modules.nvidia is not None:
         return Obstacle("mig", module(DRIVER), "MIG has to wait for the driver, which is not loaded", waits=True)
     return Obstacle("mig", module(DRIVER), "the driver is not loaded", "add modules.nvidia to the node file")
+
+
+def _by_policy(entry: MigEntry, wish: Wish, one: Gpu) -> Wish:
+    """Where the entry says `drift: report`, what would be done is only said."""
+    if entry.drift is MigDrift.REPAIR or not wish.steps:
+        return wish
+    steps = "; ".join(str(step).removesuffix(f" on {one.uuid}") for step in wish.steps)
+    problem = f"not as the file says, and drift: report leaves it so: {steps}"
+    return Wish(obstacles=(Obstacle(f"mig/{one.uuid}", gpu(one.uuid), problem, "`nodeagent mig apply` does it"),))
 
 
 @dataclass(frozen=True)
@@ -61,12 +96,12 @@ class _Wishes:
     def wish(self) -> Wish:
         if self.gpu.mig_mode is MigMode.UNSUPPORTED:
             return self._refuse(f"{self.gpu.product} cannot do MIG", "take this GPU out of the entry")
-        if self.entry.mode is MigMode.DISABLED:
+        if wanted_mode(self.entry) is MigMode.DISABLED:
             return self._disabled()
         return self._enabled()
 
     def _disabled(self) -> Wish:
-        if any((self.entry.devices or {}).values()):
+        if any((self.entry.devices or {}).values()) or self.entry.instances:
             return self._refuse("mode disabled and devices exclude each other", "enable MIG or leave devices out")
         in_use = [one for one in self.gpu.instances if one.pids]
         if in_use:
@@ -74,18 +109,22 @@ class _Wishes:
         change = self._mode_change(enabled=False)
         if isinstance(change, Wish):
             return change
-        gone = [Slot(one.placement, one.profile) for one in self.gpu.instances] if change else []
+        gone = self.gpu.instances if change else ()
         return Wish(steps=(*self._destroy(gone, "MIG is to be disabled"), *change))
 
     def _enabled(self) -> Wish:
         change = self._mode_change(enabled=True)
         if isinstance(change, Wish):
             return change
-        if self.entry.devices is None:
+        if leaves_instances(self.entry):
             return Wish(steps=change)
         if not self.gpu.profiles:
             return self._without_profiles(change)
-        instances = self._instances({name: count for name, count in self.entry.devices.items() if count})
+        try:
+            wants = wants_of(self.entry, self.gpu.profiles)
+        except UnknownNameError as error:
+            return self._refuse(f"{self.gpu.product}: {error.problem}", error.advice)
+        instances = self._instances(wants)
         return Wish((*change, *instances.steps), instances.obstacles) if not instances.obstacles else instances
 
     def _without_profiles(self, change: tuple[Step, ...]) -> Wish:
@@ -102,6 +141,8 @@ class _Wishes:
             return ()
         now = self.gpu.mig_mode
         takes_effect = now is not wanted
+        if takes_effect and self.gpu.needs_reboot and self.gpu.pending_mig_mode is wanted:
+            return self._refuse(f"MIG is {now}, {wanted} is pending, and the driver cannot reset this GPU", "reboot")
         if takes_effect and self.gpu.resetless_mig and self.gpu.pids:
             return self._refuse(
                 f"the MIG mode cannot change under {self._names(self.gpu.pids)}", "end them", waits=True
@@ -117,62 +158,84 @@ class _Wishes:
             ),
         )
 
-    def _instances(self, wanted: Mapping[str, int]) -> Wish:
+    def _instances(self, wants: Wants) -> Wish:
         """Destroy and create until exactly the wanted instances are there; nothing at all if that cannot be reached."""
-        known = {one.name for one in self.gpu.profiles}
-        unknown = [name for name in wanted if name not in known]
-        if unknown:
-            names = sorted(known)
-            return self._refuse(f"{self.gpu.product} has no profile {', '.join(unknown)}", f"it has {', '.join(names)}")
-        reason = refusal(self.gpu.profiles, wanted)
+        reason = refusal(self.gpu.profiles, wants.alternatives[0])
         if reason:
-            return self._refuse(f"{_listing(wanted)} do not fit: {reason}", "ask for fewer or smaller instances")
-        busy = [one for one in self.gpu.instances if one.pids]
-        layout = self._layout(wanted, busy)
+            return self._refuse(f"{wants.text} do not fit: {reason}", "ask for fewer or smaller instances")
+        layout = arrange_any(self._board, wants.alternatives, self.gpu.instances)
         if layout is None:
-            text = f"{_listing(wanted)} do not fit beside what is in use: {self._users(busy)}"
-            return self._refuse(text, "end these processes, or wish for what they use", waits=True)
-        gone = self._destroy((*self._orphans(), *layout.destroy), f"wanted are {_listing(wanted) or 'none'}")
-        return Wish(steps=(*gone, *self._create(layout.create, wanted)))
+            return self._obstructed(wants)
+        return Wish(steps=(*self._less(layout, wants), *self._more(layout, wants)))
 
-    def _layout(self, wanted: Mapping[str, int], busy: Sequence[GpuInstance]) -> Layout | None:
-        stuck = [Slot(one.placement, one.profile) for one in busy]
-        if any(
-            sum(slot.profile == name for slot in stuck) > wanted.get(name, 0) for name in {s.profile for s in stuck}
-        ):
-            return None
-        idle = [
-            Slot(one.placement, one.profile) for one in self.gpu.instances if not one.pids and one.compute_instances
-        ]
-        return arrange(self.gpu.profiles, wanted, stuck, idle)
+    def _obstructed(self, wants: Wants) -> Wish:
+        """Who is in the way, and what could be had with them in place."""
+        blocking = in_the_way(self._board, wants.alternatives, self.gpu.instances)
+        text = f"{wants.text} do not fit beside what is in use: {self._users(blocking)}"
+        instead = possible_instead(self._board, wants.alternatives[0], self.gpu.instances)
+        return self._refuse(text, f"end these processes, or wish for {instead}, which can be had now", waits=True)
 
-    def _orphans(self) -> tuple[Slot, ...]:
-        """GPU instances without a compute instance: no device for anyone, yet they take room."""
-        return tuple(Slot(one.placement, one.profile) for one in self.gpu.instances if not one.compute_instances)
+    def _less(self, layout: Layout, wants: Wants) -> tuple[Step, ...]:
+        reason = f"wanted are {wants.text}"
+        compute = tuple(
+            DestroyComputeInstance(
+                subject=gpu(self.gpu.uuid),
+                unit=self._unit,
+                reason=reason,
+                profile=one.profile,
+                placement=one.placement,
+                width=width,
+                compute=place,
+            )
+            for one, change in layout.keep
+            for width, place in change.gone
+        )
+        return (*compute, *self._destroy(layout.destroy, reason))
 
-    def _destroy(self, slots: Iterable[Slot], reason: str) -> tuple[Step, ...]:
-        return tuple(
-            DestroyGpuInstance(
+    def _more(self, layout: Layout, wants: Wants) -> tuple[Step, ...]:
+        reason = f"wanted are {wants.text}"
+        created = tuple(
+            CreateGpuInstance(
                 subject=gpu(self.gpu.uuid),
                 unit=self._unit,
                 reason=reason,
                 profile=slot.profile,
                 placement=slot.placement,
+                compute=() if one.compute == (FILLS,) else one.compute,
             )
-            for slot in sorted(slots)
+            for one, slot in layout.create
         )
-
-    def _create(self, slots: Iterable[Slot], wanted: Mapping[str, int]) -> tuple[Step, ...]:
-        return tuple(
-            CreateGpuInstance(
+        compute = tuple(
+            CreateComputeInstance(
                 subject=gpu(self.gpu.uuid),
                 unit=self._unit,
-                reason=f"wanted are {_listing(wanted)}",
-                profile=slot.profile,
-                placement=slot.placement,
+                reason=reason if one.compute_instances else "the GPU instance has no compute instance",
+                profile=one.profile,
+                placement=one.placement,
+                width=width,
+                compute=place,
             )
-            for slot in slots
+            for one, change in layout.keep
+            for width, place in change.create
         )
+        return (*created, *compute)
+
+    def _destroy(self, instances: Iterable[GpuInstance], reason: str) -> tuple[Step, ...]:
+        return tuple(
+            DestroyGpuInstance(
+                subject=gpu(self.gpu.uuid),
+                unit=self._unit,
+                reason=reason if one.compute_instances else f"{reason}, and it has no compute instance",
+                profile=one.profile,
+                placement=one.placement,
+                compute=() if Counter(widths(one)) == {FILLS: 1} else widths(one),
+            )
+            for one in sorted(instances, key=lambda one: one.placement)
+        )
+
+    @cached_property
+    def _board(self) -> Board:
+        return Board.of(self.gpu.profiles)
 
     @property
     def _unit(self) -> str:
@@ -187,7 +250,3 @@ class _Wishes:
 
     def _refuse(self, problem: str, advice: str = "", *, waits: bool = False) -> Wish:
         return Wish(obstacles=(Obstacle(self._unit, gpu(self.gpu.uuid), problem, advice, waits=waits),))
-
-
-def _listing(wanted: Mapping[str, int]) -> str:
-    return " + ".join(f"{count} x {name}" for name, count in wanted.items())

@@ -8,14 +8,16 @@ nvml.h nvmlGpuInstanceProfileInfo_t.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from nodeagent.state.gpu import MigProfile, Placement
+
+FILLS = 0
+"""The width of the compute instance that has all multiprocessors of its GPU instance; others count compute slices."""
 
 
 @dataclass(frozen=True, order=True)
@@ -30,100 +32,104 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Which idle instances stay, which go, and which are created where."""
+class Wanted:
+    """A GPU instance that shall be there: at `start` if that is given, with compute instances of these widths."""
 
-    keep: tuple[Slot, ...]
-    destroy: tuple[Slot, ...]
-    create: tuple[Slot, ...]
-
-
-def arrange(
-    profiles: Sequence[MigProfile], wanted: Mapping[str, int], busy: Sequence[Slot], idle: Sequence[Slot]
-) -> Layout | None:
-    """The layout that has the wanted instances and destroys as few as possible, None where there is none.
-
-    Busy instances stay in any case and count as wanted; `idle` may be kept or destroyed.
-    """
-    board = Board.of(profiles)
-    missing = Counter(wanted) - Counter(slot.profile for slot in busy)
-    for keep in _keep_sets(missing, idle):
-        rest = missing - Counter(slot.profile for slot in keep)
-        created = board.place(rest, (*busy, *keep))
-        if created is not None:
-            return Layout(keep, tuple(slot for slot in sorted(idle) if slot not in keep), created)
-    return None
-
-
-def _keep_sets(missing: Counter[str], idle: Sequence[Slot]) -> Iterator[tuple[Slot, ...]]:
-    """Every selection of idle instances that are wanted, the largest selections first."""
-    useful = [slot for slot in sorted(idle) if missing[slot.profile]]
-    for size in range(len(useful), -1, -1):
-        for keep in combinations(useful, size):
-            if not Counter(slot.profile for slot in keep) - missing:
-                yield keep
-
-
-def refusal(profiles: Sequence[MigProfile], wanted: Mapping[str, int]) -> str:
-    """Why these instances do not fit on an empty GPU, "" if they do."""
-    board = Board.of(profiles)
-    for name, count in wanted.items():
-        if count > board.profiles[name].instance_count:
-            return f"{count} x {name} wanted, the board has room for {board.profiles[name].instance_count}"
-    slices = sum(board.profiles[name].slice_count * count for name, count in wanted.items())
-    if slices > board.compute_slices:
-        return f"they need {slices} compute slices, the board has {board.compute_slices}"
-    if board.place(Counter(wanted), ()) is None:
-        return "no arrangement of their placements fits"
-    return ""
+    profile: str
+    compute: tuple[int, ...] = (FILLS,)
+    start: int | None = None
 
 
 @dataclass(frozen=True)
 class Board:
-    """The profiles of a board by name, and its compute slices."""
+    """The profiles of a board by name, its compute slices, and as many media engines as instances share out."""
 
     profiles: Mapping[str, MigProfile]
     compute_slices: int
+    media: Mapping[str, int]
 
     @classmethod
     def of(cls, profiles: Sequence[MigProfile]) -> Board:
-        return cls({one.name: one for one in profiles}, max((one.slice_count for one in profiles), default=0))
+        slices = max((one.slice_count for one in profiles), default=0)
+        return cls({one.name: one for one in profiles}, slices, _media_of(profiles))
 
-    def place(self, wanted: Counter[str], fixed: Sequence[Slot]) -> tuple[Slot, ...] | None:
+    @property
+    def memory_slices(self) -> int:
+        """Memory slices of the whole board, as far as instances can reach them."""
+        places = (place for one in self.profiles.values() for place in one.placements)
+        return max((place.start + place.size for place in places), default=0)
+
+    def size(self, name: str) -> int:
+        """Memory slices of an instance of this profile."""
+        return max((place.size for place in self.profiles[name].placements), default=0)
+
+    def place(self, wanted: Sequence[Wanted], fixed: Sequence[Slot]) -> tuple[tuple[Wanted, Slot], ...] | None:
         """Slots for the wanted instances beside the fixed ones, biggest first; None where they do not fit."""
-        if not self._within_limits((*(slot.profile for slot in fixed), *wanted.elements())):
+        if not self.within_limits([*(slot.profile for slot in fixed), *(one.profile for one in wanted)]):
             return None
-        order = sorted(wanted.elements(), key=self._biggest_first)
-        return self._search(order, (), _spans(slot.placement for slot in fixed))
+        order = sorted(wanted, key=self._order)
+        slots = self._search(order, (), spans(slot.placement for slot in fixed))
+        return None if slots is None else tuple(zip(order, slots, strict=True))
 
-    def _biggest_first(self, name: str) -> tuple[int, str]:
-        return -max((place.size for place in self.profiles[name].placements), default=0), name
-
-    def _within_limits(self, names: Sequence[str]) -> bool:
-        known = [name for name in names if name in self.profiles]
-        counts = Counter(known)
+    def within_limits(self, names: Sequence[str]) -> bool:
+        """Whether compute slices, largest counts and media engines allow these instances together, in any places."""
+        known = [self.profiles[name] for name in names if name in self.profiles]
         return (
-            sum(self.profiles[name].slice_count for name in known) <= self.compute_slices
-            and all(count <= self.profiles[name].instance_count for name, count in counts.items())
-            and _media_engines_suffice(names)
+            sum(one.slice_count for one in known) <= self.compute_slices
+            and all(count <= self.profiles[name].instance_count for name, count in self._counts(names))
+            and not self.media_shortage(names)
         )
 
-    def _search(self, order: Sequence[str], chosen: tuple[Slot, ...], taken: int) -> tuple[Slot, ...] | None:
+    def media_shortage(self, names: Sequence[str]) -> str:
+        """Which media engines these instances have too many of together, "" if none."""
+        known = [self.profiles[name].media for name in names if name in self.profiles]
+        for kind, there in self.media.items():
+            needed = sum(getattr(one, kind) for one in known)
+            if needed > there:
+                return f"they need {needed} {kind}, the board has {there}"
+        return "" if _is_alone(names) else "beside an instance with +me.all only instances with -me fit"
+
+    def _counts(self, names: Sequence[str]) -> Iterator[tuple[str, int]]:
+        return ((name, count) for name, count in Counter(names).items() if name in self.profiles)
+
+    def _order(self, one: Wanted) -> tuple[bool, int, str, tuple[int, ...]]:
+        """Those with a fixed place first, then the biggest; equal profiles beside each other."""
+        return one.start is None, -self.size(one.profile), one.profile, one.compute
+
+    def _search(self, order: Sequence[Wanted], chosen: tuple[Slot, ...], taken: int) -> tuple[Slot, ...] | None:
         """Depth-first; equal instances follow each other at rising places, so that no arrangement is tried twice."""
         if len(chosen) == len(order):
             return chosen
-        name = order[len(chosen)]
-        least = chosen[-1].placement.start if chosen and chosen[-1].profile == name else -1
-        for place in sorted(self.profiles[name].placements):
-            span = _spans((place,))
-            if place.start > least and not span & taken:
-                found = self._search(order, (*chosen, Slot(place, name)), taken | span)
+        one = order[len(chosen)]
+        follows = one.start is None and bool(chosen) and chosen[-1].profile == one.profile
+        least = chosen[-1].placement.start if follows and order[len(chosen) - 1].start is None else -1
+        for place in self.profiles[one.profile].placements:
+            span = ((1 << place.size) - 1) << place.start
+            if place.start > least and not span & taken and one.start in (None, place.start):
+                found = self._search(order, (*chosen, Slot(place, one.profile)), taken | span)
                 if found is not None:
                     return found
         return None
 
 
-def _spans(places: Iterable[Placement]) -> int:
+def refusal(profiles: Sequence[MigProfile], wanted: Sequence[Wanted]) -> str:
+    """Why these instances do not fit on an empty GPU, "" if they do. All profiles must be known."""
+    board = Board.of(profiles)
+    for name, count in Counter(one.profile for one in wanted).items():
+        if count > board.profiles[name].instance_count:
+            return f"{count} x {name} wanted, the board has room for {board.profiles[name].instance_count}"
+    slices = sum(board.profiles[one.profile].slice_count for one in wanted)
+    if slices > board.compute_slices:
+        return f"they need {slices} compute slices, the board has {board.compute_slices}"
+    shortage = board.media_shortage([one.profile for one in wanted])
+    if shortage:
+        return shortage
+    if board.place(wanted, ()) is None:
+        return "no arrangement of their placements fits"
+    return ""
+
+
+def spans(places: Iterable[Placement]) -> int:
     """Memory slices as a bit set."""
     taken = 0
     for place in places:
@@ -131,7 +137,27 @@ def _spans(places: Iterable[Placement]) -> int:
     return taken
 
 
-def _media_engines_suffice(names: Sequence[str]) -> bool:
+def _media_of(profiles: Sequence[MigProfile]) -> dict[str, int]:
+    """The media engines that instances share out: those of the largest profile, which has them all.
+
+    Only where the driver's own largest counts agree with it: elsewhere the numbers mean something else.
+    """
+    whole = max(profiles, key=lambda one: (one.slice_count, sum(_counts(one))), default=None)
+    if whole is None or not any(_counts(whole)):
+        return {}
+    kinds = [entry.name for entry in fields(whole.media)]
+    return {
+        kind: getattr(whole.media, kind)
+        for kind in kinds
+        if all(getattr(one.media, kind) * one.instance_count <= getattr(whole.media, kind) for one in profiles)
+    }
+
+
+def _counts(one: MigProfile) -> tuple[int, ...]:
+    return tuple(getattr(one.media, entry.name) for entry in fields(one.media))
+
+
+def _is_alone(names: Sequence[str]) -> bool:
     """One +me.all instance takes every media engine: only -me instances fit beside it (nvml.h)."""
     greedy = [name for name in names if name.endswith("+me.all")]
     return not greedy or (len(greedy) == 1 and all(name.endswith("-me") for name in names if name not in greedy))

@@ -1,11 +1,15 @@
-"""The three steps on MIG: change the mode of a GPU, create a GPU instance, destroy one."""
+"""The steps on MIG: change the mode of a GPU, create and destroy GPU instances, and compute instances inside them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Disturbs, Step
+from nodeagent.resources.mig_compute import in_terms_of, width, widths
+from nodeagent.resources.mig_names import device_name
+from nodeagent.resources.mig_placement import FILLS
 from nodeagent.state.gpu import MigMode, Placement
 
 if TYPE_CHECKING:
@@ -53,33 +57,46 @@ class SetMigMode(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class CreateGpuInstance(Step):
-    """Create a GPU instance, with one compute instance that fills it, at this placement in memory slices."""
+    """Create a GPU instance at this placement in memory slices, with compute instances of these widths.
+
+    Without `compute` it has the one that fills it.
+    """
 
     profile: str
     placement: Placement
+    compute: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"create {self.profile} at {self.placement.start} on {self.subject.name}"
+        return f"create {self.profile} at {self.placement.start}{_parts(self.compute)} on {self.subject.name}"
 
     def apply(self, host: Host) -> None:
-        host.nvml.create_gpu_instance(self.subject.name, self.profile, self.placement)
+        host.nvml.create_gpu_instance(self.subject.name, self.profile, self.placement, self.compute)
 
     def undo(self) -> Step:
         return DestroyGpuInstance(
-            subject=self.subject, unit=self.unit, reason="undo", profile=self.profile, placement=self.placement
+            subject=self.subject,
+            unit=self.unit,
+            reason="undo",
+            profile=self.profile,
+            placement=self.placement,
+            compute=self.compute,
         )
 
     def satisfied(self, state: NodeState) -> bool:
         found = _instance(state, self.subject, self.profile, self.placement)
-        return found is not None and bool(found.compute_instances)
+        return found is not None and Counter(widths(found)) == Counter(in_terms_of(found, self.compute or (FILLS,)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DestroyGpuInstance(Step):
-    """Destroy the GPU instance at this placement with its compute instances; the driver refuses while it is in use."""
+    """Destroy the GPU instance at this placement with its compute instances; the driver refuses while it is in use.
+
+    `compute` are the widths of its compute instances, so that undoing brings back what was there.
+    """
 
     profile: str
     placement: Placement
+    compute: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"destroy {self.profile} at {self.placement.start} on {self.subject.name}"
@@ -89,7 +106,12 @@ class DestroyGpuInstance(Step):
 
     def undo(self) -> Step:
         return CreateGpuInstance(
-            subject=self.subject, unit=self.unit, reason="undo", profile=self.profile, placement=self.placement
+            subject=self.subject,
+            unit=self.unit,
+            reason="undo",
+            profile=self.profile,
+            placement=self.placement,
+            compute=self.compute,
         )
 
     def satisfied(self, state: NodeState) -> bool:
@@ -100,7 +122,91 @@ class DestroyGpuInstance(Step):
         return Disturbs.GPU
 
 
+@dataclass(frozen=True, kw_only=True)
+class CreateComputeInstance(Step):
+    """Create a compute instance at `compute` (compute slices) in the GPU instance at `placement` (memory slices)."""
+
+    profile: str
+    placement: Placement
+    width: int
+    compute: Placement
+
+    def __str__(self) -> str:
+        return f"create {_name(self)} on {self.subject.name}"
+
+    def apply(self, host: Host) -> None:
+        host.nvml.create_compute_instance(self.subject.name, self.placement, self.width, self.compute)
+
+    def undo(self) -> Step:
+        return DestroyComputeInstance(
+            subject=self.subject,
+            unit=self.unit,
+            reason="undo",
+            profile=self.profile,
+            placement=self.placement,
+            width=self.width,
+            compute=self.compute,
+        )
+
+    def satisfied(self, state: NodeState) -> bool:
+        return _has_compute(state, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DestroyComputeInstance(Step):
+    """Destroy a compute instance and leave its GPU instance; the driver refuses while it is in use."""
+
+    profile: str
+    placement: Placement
+    width: int
+    compute: Placement
+
+    def __str__(self) -> str:
+        return f"destroy {_name(self)} on {self.subject.name}"
+
+    def apply(self, host: Host) -> None:
+        host.nvml.destroy_compute_instance(self.subject.name, self.placement, self.compute)
+
+    def undo(self) -> Step:
+        return CreateComputeInstance(
+            subject=self.subject,
+            unit=self.unit,
+            reason="undo",
+            profile=self.profile,
+            placement=self.placement,
+            width=self.width,
+            compute=self.compute,
+        )
+
+    def satisfied(self, state: NodeState) -> bool:
+        return not _has_compute(state, self)
+
+    @property
+    def disturbs(self) -> Disturbs:
+        return Disturbs.GPU
+
+
+def _name(step: CreateComputeInstance | DestroyComputeInstance) -> str:
+    name = device_name(step.profile, step.width) if step.width else "the whole compute instance"
+    return f"{name} at {step.compute.start} in {step.profile} at {step.placement.start}"
+
+
+def _parts(compute: tuple[int, ...]) -> str:
+    return f" as {' + '.join(f'{one}c' if one else 'whole' for one in compute)}" if compute else ""
+
+
 def _instance(state: NodeState, subject: Thing, profile: str, placement: Placement) -> GpuInstance | None:
     found = state.gpus.get(subject.name)
     instances = found.instances if found else ()
     return next((one for one in instances if one.placement == placement and one.profile == profile), None)
+
+
+def _has_compute(state: NodeState, step: CreateComputeInstance | DestroyComputeInstance) -> bool:
+    found = _instance(state, step.subject, step.profile, step.placement)
+    if found is None:
+        return False
+    (wanted,) = in_terms_of(found, (step.width,))
+    return any(
+        width(one, found) == wanted and one.placement in (step.compute, Placement(0, 0))
+        for one in found.compute_instances
+    )

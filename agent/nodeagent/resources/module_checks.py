@@ -130,10 +130,17 @@ def _forbidden(file: ModuleFile, state: NodeState) -> Problem | None:
 
 
 def _unfit(file: ModuleFile, state: NodeState) -> Problem | None:
-    """Refusals by the kernel: version magic, signature, lockdown."""
+    """Refusals by the kernel: signature, lockdown; and one of ours, a build for another release.
+
+    With CONFIG_MODVERSIONS the kernel ignores the release in the version magic and goes by the CRC of each symbol
+    (kernel/module/version.c, same_magic). Layouts that no CRC covers may differ, so the agent wants the same release.
+    """
     release, kernel = next(iter(file.vermagic.split()), ""), state.kernel
     if release and kernel.release and release != kernel.release:
-        advice = f"install the build for {kernel.release}, or reboot into {release}"
+        advice = (
+            f"install the build for {kernel.release}, or reboot into {release}; "
+            "the agent loads no build for another release, even if this kernel would"
+        )
         return Problem(f"{file.path} is built for kernel {release}, running is {kernel.release}", advice)
     if file.signer:
         return None

@@ -1,10 +1,21 @@
-"""The resources in the order in which they are planned, and every step class by name, so that the journal can read them."""
+"""The resources in the order in which they are planned, and every step class by name, for the journal to read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from nodeagent.resources import device_nodes, kernel_modules, links, mig
+from nodeagent.resources import (
+    device_nodes,
+    kernel_modules,
+    link_restore,
+    links,
+    mig,
+    qos,
+    qos_steps,
+    roce,
+    sriov,
+    sriov_steps,
+)
 from nodeagent.resources.base import Step, Wish
 from nodeagent.resources.module_steps import LoadModule, UnloadModule
 from nodeagent.resources.quiet_steps import ReleaseNvml, ResumeNvml, StartService, StopService
@@ -16,6 +27,9 @@ RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
     "modules": kernel_modules.plan,
     "mig": mig.plan,
     "links": links.plan,
+    "roce": roce.plan,
+    "sriov": sriov.plan,
+    "qos": qos.plan,
 }
 
 STEPS: Mapping[str, type[Step]] = {
@@ -32,7 +46,25 @@ STEPS: Mapping[str, type[Step]] = {
         mig.SetMigMode,
         mig.CreateGpuInstance,
         mig.DestroyGpuInstance,
+        mig.CreateComputeInstance,
+        mig.DestroyComputeInstance,
         links.SetLinkUp,
         links.SetLinkMtu,
+        roce.SetRdmaNetns,
+        roce.SetRoceMode,
+        roce.SetRoceTos,
+        roce.SetTrafficClass,
+        link_restore.KeepSetup,
+        link_restore.RestoreLink,
+        sriov_steps.MakeVfs,
+        sriov_steps.RemoveVfs,
+        sriov_steps.SetVf,
+        sriov_steps.BindFunction,
+        qos_steps.QosStep,
+        qos_steps.SetDcbxMode,
+        qos_steps.SetPfc,
+        qos_steps.SetEts,
+        qos_steps.SetDscpMap,
+        qos_steps.SetMaxRate,
     )
 }

@@ -1,6 +1,6 @@
 """Which NIC belongs to which GPU: relations by PCI path, rails, and what is wrong with the way between; pure.
 
-Sources: `nvidia-smi topo -m` (the legend of its matrix), NCCL src/graph/topo.cc (the same classes for NCCL_NET_GDR_LEVEL).
+Sources: `nvidia-smi topo -m` (the legend of its matrix), NCCL src/graph/topo.cc (the same classes).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What makes the way between GPUs and NICs slow, and what would help: facts in, sentences out; pure.
 
-Sources: Documentation/ABI/testing/sysfs-bus-pci, kernel-parameters.txt (pci=disable_acs_redir, iommu=pt), NVIDIA GPUDirect
-RDMA guide ("Supported Systems", ACS), PCI Express Base Specification 7.7.11 (ACS).
+Sources: Documentation/ABI/testing/sysfs-bus-pci, kernel-parameters.txt (pci=disable_acs_redir, iommu=pt), NVIDIA
+GPUDirect RDMA guide ("Supported Systems", ACS), PCI Express Base Specification 7.7.11 (ACS).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
 from nodeagent.state.topology import PcieNode, PortKind, Relation, Topology
 
-ACS_REDIRECT: Mapping[int, str] = MappingProxyType({0x4: "request redirect", 0x8: "completion redirect", 0x10: "upstream forwarding"})
+ACS_REDIRECT: Mapping[int, str] = MappingProxyType(
+    {0x4: "request redirect", 0x8: "completion redirect", 0x10: "upstream forwarding"}
+)
 BEST_READ_REQUEST = 4096  # bytes: what NIC vendors tune for
 TRANSLATING = ("DMA", "DMA-FQ")
 
@@ -52,7 +54,9 @@ def gpus_without_rail(state: NodeState, topology: Topology) -> Iterator[Finding]
     for number, sharers in taken.items():
         if len(sharers) > 1:
             problem = f"{len(sharers)} GPUs share it ({', '.join(sharers)})"
-            yield Finding(f"rail {number}", problem, "each gets its part of the bandwidth; one NIC for each GPU is best")
+            yield Finding(
+                f"rail {number}", problem, "each gets its part of the bandwidth; one NIC for each GPU is best"
+            )
 
 
 def unequal_rails(state: NodeState, topology: Topology) -> Iterator[Finding]:  # noqa: ARG001 - one signature
@@ -63,7 +67,9 @@ def unequal_rails(state: NodeState, topology: Topology) -> Iterator[Finding]:  #
             rates.setdefault(port, []).append(f"rail {rail.number}")
     if len(rates) > 1:
         parts = ", ".join(f"{' and '.join(names)}: {rate}" for rate, names in rates.items())
-        yield Finding("rails", f"they differ ({parts})", "collectives run at the slowest; check cables and switch ports")
+        yield Finding(
+            "rails", f"they differ ({parts})", "collectives run at the slowest; check cables and switch ports"
+        )
 
 
 def _ports(state: NodeState, rail: Rail) -> list[str]:
@@ -119,9 +125,13 @@ def payload_sizes(state: NodeState, topology: Topology) -> Iterator[Finding]:
             yield Finding(name, problem, "packets above that are errors; boot with pci=pcie_bus_safe")
         if config.max_read_request_bytes < BEST_READ_REQUEST:
             problem = f"MaxReadReq is {config.max_read_request_bytes} bytes"
-            yield Finding(name, problem, f"{BEST_READ_REQUEST} gives more read bandwidth; set it in the firmware set-up")
+            yield Finding(
+                name, problem, f"{BEST_READ_REQUEST} gives more read bandwidth; set it in the firmware set-up"
+            )
         if not config.relaxed_ordering:
-            yield Finding(name, "relaxed ordering is off", "writes wait for each other; enable it in the firmware set-up")
+            yield Finding(
+                name, "relaxed ordering is off", "writes wait for each other; enable it in the firmware set-up"
+            )
 
 
 def _on_path(found: PciFunction, topology: Topology) -> Iterator[PcieNode]:
@@ -139,7 +149,9 @@ def redirected_peers(state: NodeState, topology: Topology) -> Iterator[Finding]:
 
 def _between(one: PciFunction, other: PciFunction) -> list[str]:
     """Bridges under the nearest common one, on both sides: there ACS decides about peer-to-peer traffic."""
-    return [address for address in (*one.path[1:-1], *other.path[1:-1]) if (address in one.path) != (address in other.path)]
+    return [
+        address for address in (*one.path[1:-1], *other.path[1:-1]) if (address in one.path) != (address in other.path)
+    ]
 
 
 def _redirect(node: PcieNode | None, gpu: PciFunction, nic: PciFunction) -> Iterator[Finding]:

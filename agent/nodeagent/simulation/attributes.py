@@ -13,10 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from nodeagent.host import paths
+from nodeagent.host.roce_defaults import MODE, TOS
+from nodeagent.simulation import roce_writes
 from nodeagent.simulation.kernel_state import KernelState, edited
-from nodeagent.simulation.profiles import CARDS, Profile, Slot
+from nodeagent.simulation.profiles import Profile, Slot
 from nodeagent.simulation.reactions import bound, matches, unbound
 from nodeagent.simulation.tree_pci import pci_drivers
+from nodeagent.simulation.virtual_functions import slot_at, with_count
 from nodeagent.state.processes import DeviceNumber
 
 READ_ONLY = errno.EACCES  # what sysfs says of an attribute that cannot be written, to root as well
@@ -34,7 +37,7 @@ class Write:
     opened: frozenset[DeviceNumber]
 
     def slot(self, address: str) -> Slot:
-        found = self.profile.slot(address)
+        found = slot_at(self.state, self.profile, address)
         if found is None:
             raise refused(errno.ENODEV)
         return found
@@ -111,17 +114,14 @@ def _override(request: Write) -> KernelState:
 
 
 def _vfs(request: Write) -> KernelState:
-    """Virtual functions are only counted so far: they do not appear as functions of their own."""
-    slot = request.slot(request.match["address"])
-    wanted, present = _number(request.text), request.state.vfs.get(slot.pci_address, 0)
-    total = CARDS[slot.card].total_vfs
-    if not total or slot.pci_address not in request.state.drivers:
-        raise refused(errno.ENOENT)
-    if wanted > total or wanted < 0:
-        raise refused(errno.ERANGE)
-    if wanted and present and wanted != present:
-        raise refused(errno.EBUSY)
-    return replace(request.state, vfs=edited(request.state.vfs, **{slot.pci_address: wanted or None}))
+    return with_count(request.state, request.slot(request.match["address"]), _number(request.text))
+
+
+def _vf_probe(request: Write) -> KernelState:
+    """sriov_drivers_autoprobe: whether new virtual functions get a driver at once."""
+    address = request.slot(request.match["address"]).pci_address
+    others = tuple(one for one in request.state.no_vf_probe if one != address)
+    return replace(request.state, no_vf_probe=others if _number(request.text) else (*others, address))
 
 
 def _mtu(request: Write) -> KernelState:
@@ -167,12 +167,16 @@ _HANDLERS: Mapping[str, Handler] = {
     f"{paths.SYS_PCI_DEVICES}/{_ADDRESS}/driver/unbind": _unbind,
     f"{paths.SYS_PCI_DEVICES}/{_ADDRESS}/driver_override": _override,
     f"{paths.SYS_PCI_DEVICES}/{_ADDRESS}/sriov_numvfs": _vfs,
+    f"{paths.SYS_PCI_DEVICES}/{_ADDRESS}/sriov_drivers_autoprobe": _vf_probe,
     f"{paths.SYS_PCI_DRIVERS}/{_DRIVER}/unbind": _unbind,
     f"{paths.SYS_PCI_DRIVERS}/{_DRIVER}/bind": _bind,
     paths.SYS_PCI_DRIVERS_PROBE: _probe,
     f"{paths.SYS_CLASS_NET}/{_INTERFACE}/mtu": _mtu,
     f"{paths.SYS_CLASS_NET}/{_INTERFACE}/flags": _flags,
     f"{paths.PROC_NVIDIA}/gpus/{_ADDRESS}/unbindLock": _unbind_lock,
+    f"{paths.SYS_CONFIG_RDMA_CM}/(?P<rdma>[^/]+)/ports/1/{MODE}": roce_writes.set_mode,
+    f"{paths.SYS_CONFIG_RDMA_CM}/(?P<rdma>[^/]+)/ports/1/{TOS}": roce_writes.set_tos,
+    f"{paths.SYS_CLASS_INFINIBAND}/(?P<rdma>[^/]+)/tc/1/traffic_class": roce_writes.set_traffic_class,
     paths.SYS_FIRMWARE_PATH: _firmware_path,
     paths.PROC_MODULES_DISABLED: _modules_disabled,
 }

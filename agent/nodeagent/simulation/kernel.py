@@ -43,6 +43,12 @@ class Mirror(Protocol):
     def follow(self, old: KernelState | None, new: KernelState) -> None:
         """Take over what changed; `old` is None when it is not known what was taken over before."""
 
+    def marks(self, state: KernelState) -> tuple[object, ...]:
+        """Equal for two moments between which no capability came or went."""
+
+    def capabilities(self, state: KernelState) -> Tree:
+        """Files of the kernel that follow the machine behind NVML."""
+
 
 class Draft:
     """The state inside one transaction; assign to `state` to change it."""
@@ -71,6 +77,7 @@ class SimKernel:
         self._scratch = os.path.join(private, "scratch")  # only ever used under the lock
         self._writer = TreeWriter(directory, self._scratch)
         self._rendered: tuple[int, Tree] = (_NEVER_SHOWN, {})
+        self._capabilities: tuple[object, ...] | None = None  # what the files of this name were last shown for
         self._symbols: tuple[int, dict[str, tuple[str, ...]]] = (0, {})
 
     @property
@@ -165,6 +172,12 @@ class SimKernel:
             opened = self.open_numbers(draft.state)
             draft.state = handler(attributes.Write(draft.state, self.profile, match, text, opened))
 
+    def refresh_capabilities(self) -> None:
+        """Bring the capability files up to date with instances that somebody made or destroyed through NVML."""
+        if self._mirror is not None and self._mirror.marks(self.state) != self._capabilities:
+            with self._file.locked():
+                self._show_capabilities(self._file.read())
+
     def set_link(self, name: str, *, mtu: int | None = None, up: bool | None = None) -> None:
         """Change an interface. OSError ENODEV, or EINVAL for an MTU outside its limits."""
         self.change(lambda state: attributes.with_link(state, name, mtu=mtu, up=up))
@@ -257,7 +270,16 @@ class SimKernel:
         if self._mirror is not None:
             self._mirror.follow(old if is_known else None, new)
         self._rendered = (new.generation, tree)
+        self._show_capabilities(new)
         self._remember_shown(new.generation)
+
+    def _show_capabilities(self, state: KernelState) -> None:
+        if self._mirror is None:
+            return
+        marks = self._mirror.marks(state)
+        if marks != self._capabilities:
+            self._writer.rebuild_capabilities(self._mirror.capabilities(state))
+        self._capabilities = marks
 
     def _tree_of(self, state: KernelState) -> Tree:
         generation, tree = self._rendered

@@ -65,7 +65,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface; `addresses` are texts such as 10.0.0.1/24."""
+    """A network interface; `addresses` are texts such as 10.0.0.1/24, `routes` such as 10.9.0.0/16 via 10.0.0.254.
+
+    From `dcbx` on it is what mlx5 starts with: firmware decides, nothing is paused, every class by the vendor's rule.
+    """
 
     name: str
     driver: str
@@ -78,6 +81,15 @@ class Interface:
     carrier: bool = True
     addresses: tuple[str, ...] = ()
     default_route: bool = False
+    routes: tuple[str, ...] = ()
+    is_vf: bool = False
+    dcbx: int = 0x0C
+    pfc: tuple[int, ...] = ()
+    bandwidth: tuple[int, ...] = (0,) * 8
+    algorithms: tuple[int, ...] = (255,) * 8
+    class_of: tuple[int, ...] = (1, 0, 2, 3, 4, 5, 6, 7)
+    dscp: tuple[tuple[int, int], ...] = ()
+    max_rate: tuple[int, ...] = (0,) * 8
 
 
 @dataclass(frozen=True)
@@ -154,11 +166,15 @@ class KernelState:
     drivers: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)
     vfs: Mapping[str, int] = field(default_factory=dict)
+    vf_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by address of the virtual function
+    no_vf_probe: tuple[str, ...] = ()  # physical functions with sriov_drivers_autoprobe 0
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     processes: Mapping[str, FakeProcess] = field(default_factory=dict)
     services: Mapping[str, int] = field(default_factory=dict)  # units that run, with their PID
     faults: tuple[Fault, ...] = ()
     unbind_locks: tuple[str, ...] = ()
+    markings: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)  # RoCE mode, ToS, class by RDMA device
+    other_namespaces: int = 0  # network namespaces besides the first
     firmware_path: str = ""
     log: tuple[LogLine, ...] = ()
     next_serial: int = 1
@@ -251,11 +267,9 @@ class StateFile:
     def read(self) -> KernelState:
         """The state as it is now. HostError where the file is gone or was written by another version."""
         try:
-            with open(self._path, encoding="utf-8") as file:
-                status = os.fstat(file.fileno())
-                mark = (status.st_ino, status.st_mtime_ns, status.st_size)
-                if self._seen is None or self._seen[0] != mark:
-                    self._seen = (mark, self._decode(file.read()))
+            if self._seen is None or self._seen[0] != _mark(os.stat(self._path)):
+                with open(self._path, encoding="utf-8") as file:
+                    self._seen = (_mark(os.fstat(file.fileno())), self._decode(file.read()))
         except OSError as error:
             raise HostError("read simulated node", self._path, error.strerror or str(error)) from error
         return self._seen[1]
@@ -280,3 +294,8 @@ class StateFile:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(encode(state))
         os.rename(temporary, self._path)
+
+
+def _mark(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes when the file is replaced."""
+    return status.st_ino, status.st_mtime_ns, status.st_size

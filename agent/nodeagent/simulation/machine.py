@@ -7,46 +7,48 @@ to its path sees the same GPUs, and changes made here at once. Layout and rules:
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import uuid as uuids
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from nodeagent.errors import BusyError, GoneError, HostError, UnsupportedError
-from nodeagent.simulation.boards import Board, GpuInstanceProfile, board_named
+from nodeagent.errors import GoneError
+from nodeagent.simulation.boards import board_named
+from nodeagent.simulation.machine_library import library_error, library_path, load_library
 from nodeagent.state.gpu import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from nodeagent.simulation.board import Board, GpuInstanceProfile
+
 MACHINE_VARIABLE = "NVMLSIM_MACHINE"
 ANY_FUNCTION = "*"
+XID_EVENT = 0x8  # nvmlEventTypeXidCriticalError
 _MACHINE = -1  # the place of values that belong to no GPU, and of faults that meet calls on any
 _FOR_EVER = 0xFFFFFFFF
 _NO_INSTANCE = 0xFFFFFFFF
 _TEXT = 96
+_UNKNOWN = 2**64 - 1
+_CPUS_PER_NODE = 16
 _UUIDS = uuids.UUID("6e766d6c-0000-5000-8000-000000000000")
-_ERRORS: dict[int, type[HostError]] = {
-    errno.ENODEV: GoneError,
-    errno.ENXIO: GoneError,
-    errno.ENOENT: GoneError,
-    errno.EBUSY: BusyError,
-    errno.ENOMEM: BusyError,
-    errno.ENOSPC: BusyError,
-}
 
 
 @dataclass(frozen=True)
 class BoardAt:
-    """A board (see `boards.board_named`) in a slot; the UUID follows from `seed` and the PCI address."""
+    """A board (see `boards.board_named`) in a slot; the UUID follows from `seed` and the PCI address.
+
+    GPUs below one `root_bus`, or one `pci_switch`, have it in common; "" is a bus of its own, NUMA node -1 is unknown.
+    """
 
     board: str
     pci_address: str
     minor: int
     seed: str = ""
+    numa_node: int = -1
+    root_bus: str = ""
+    pci_switch: str = ""
 
     @property
     def uuid(self) -> str:
@@ -89,51 +91,6 @@ class MigLayout:
     rows: tuple[MigRow, ...]
 
 
-def library_path() -> Path:
-    """The simulator library of this package; UnsupportedError if it has not been built."""
-    path = Path(__file__).parent / "lib" / "libnvidia-ml.so.1"
-    if not path.exists():
-        raise UnsupportedError("find", str(path), "not built", "build it with: python setup.py build_ext --inplace")
-    return path
-
-
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(library_path()), use_errno=True)
-    machine, gpu, text, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32
-    big, numbers, out = ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint64)
-    signatures: dict[str, tuple[type | None, tuple[type, ...]]] = {
-        "nvmlsim_create": (gpu, (text,)),
-        "nvmlsim_open": (machine, (text,)),
-        "nvmlsim_close": (None, (machine,)),
-        "nvmlsim_add_gpu": (gpu, (machine,)),
-        "nvmlsim_add_profile": (gpu, (machine, gpu, text, out, numbers, numbers, number)),
-        "nvmlsim_finish_gpu": (gpu, (machine, gpu)),
-        "nvmlsim_set_number": (gpu, (machine, gpu, text, big)),
-        "nvmlsim_set_text": (gpu, (machine, gpu, text, text)),
-        "nvmlsim_get_number": (gpu, (machine, gpu, text, out)),
-        "nvmlsim_get_text": (text, (machine, gpu, text)),
-        "nvmlsim_set_driver_loaded": (gpu, (machine, gpu)),
-        "nvmlsim_start_process": (gpu, (machine, gpu, number, text, big, text)),
-        "nvmlsim_end_process": (None, (machine, number)),
-        "nvmlsim_set_load": (gpu, (machine, gpu, number)),
-        "nvmlsim_reset": (gpu, (machine, gpu)),
-        "nvmlsim_fault": (gpu, (machine, gpu, text, number, number, number)),
-        "nvmlsim_clear_faults": (None, (machine,)),
-        "nvmlsim_lose": (gpu, (machine, gpu, gpu)),
-        "nvmlsim_xid": (gpu, (machine, gpu, number)),
-        "nvmlsim_mig_row": (gpu, (machine, gpu, number, numbers, text, text, ctypes.c_size_t)),
-    }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
-
-
-def _error(operation: str, subject: str, advice: str = "") -> HostError:
-    code = ctypes.get_errno()
-    return _ERRORS.get(code, HostError)(operation, subject, os.strerror(code).lower(), advice)
-
-
 class Machine:
     """A simulated machine; use `create` or `open`. GoneError: it has no such GPU or instance."""
 
@@ -147,9 +104,9 @@ class Machine:
         NVML opens `device_directory`/nvidiactl and nvidia<minor> where these files exist. The order of the GPUs is that
         of their PCI addresses, as NVML has it. GoneError for an unknown board, HostError if the file cannot be made.
         """
-        library, temporary = _library(), f"{path}.{os.getpid()}.new"
+        library, temporary = load_library(), f"{path}.{os.getpid()}.new"
         if library.nvmlsim_create(os.fsencode(temporary)):
-            raise _error("create", temporary)
+            raise library_error("create", temporary)
         try:
             machine = cls._open(library, temporary)
             machine.describe(boards, device_directory, driver_version)
@@ -166,19 +123,22 @@ class Machine:
         self._set_text(_MACHINE, "nvml_version", f"13.{driver_version}")
         self._set_text(_MACHINE, "device_directory", device_directory)
         self._set_number(_MACHINE, "cuda_version", 13000)
+        nodes = max((at.numa_node for at in boards), default=-1) + 1
+        self._set_number(_MACHINE, "numa_nodes", nodes)
+        self._set_number(_MACHINE, "cpus", nodes * _CPUS_PER_NODE)
         for board_at in sorted(boards, key=lambda at: at.pci_address):
             self._add(board_at)
 
     @classmethod
     def open(cls, path: str) -> Self:
         """The machine at `path`. GoneError if there is none, HostError if it is of another version of the library."""
-        return cls._open(_library(), path)
+        return cls._open(load_library(), path)
 
     @classmethod
     def _open(cls, library: ctypes.CDLL, path: str) -> Self:
         handle = library.nvmlsim_open(os.fsencode(path))
         if not handle:
-            raise _error("open", path, "a machine is made by Machine.create with this version of the library")
+            raise library_error("open", path, "a machine is made by Machine.create with this version of the library")
         return cls(library, handle, path)
 
     def close(self) -> None:
@@ -206,6 +166,11 @@ class Machine:
         return tuple(self._gpu(index) for index in range(self._number(_MACHINE, "gpus")))
 
     @property
+    def changes(self) -> int:
+        """Grows with every event, and so with every change of an instance by any process."""
+        return self._number(_MACHINE, "events")
+
+    @property
     def driver_loaded(self) -> bool:
         return bool(self._number(_MACHINE, "driver_loaded"))
 
@@ -225,7 +190,7 @@ class Machine:
         mig = None if mig_uuid is None else mig_uuid.encode()
         at = self._index(uuid)
         if self._library.nvmlsim_start_process(self._handle, at, pid, name.encode(), memory_bytes, mig):
-            raise _error("start process", f"{name} on {mig_uuid or uuid}")
+            raise library_error("start process", f"{name} on {mig_uuid or uuid}")
 
     def end_process(self, pid: int) -> None:
         """The process is gone from every GPU; nothing happens if it was on none."""
@@ -236,8 +201,13 @@ class Machine:
         self._check(self._library.nvmlsim_set_load(self._handle, self._index(uuid), percent), "set load", uuid)
 
     def set_counter(self, uuid: str, counter: str, value: int) -> None:
-        """Set ecc_corrected, ecc_uncorrected, remapped_correctable, remapped_uncorrectable, remap_pending,
-        remap_failed or pcie_replays.
+        """Set one of the numbers of a GPU that native/nvml/values.c lists.
+
+        Errors: ecc_corrected, ecc_uncorrected, sram_corrected, sram_uncorrected (each also with _aggregate),
+        remapped_correctable, remapped_uncorrectable, remap_pending, remap_failed, pcie_replays, pcie_errors.
+        Clocks: event_reasons (bits of nvml.h), sync_boost_ns, sw_thermal_ns, hw_thermal_ns, power_brake_ns,
+        board_limit_ns, low_utilization_ns, reliability_ns. Links: nvlinks_down (a bit each), fabric_state,
+        fabric_status, fabric_clique, fabric_health_mask, fabric_health.
         """
         self._set_number(self._index(uuid), counter, value)
 
@@ -260,9 +230,35 @@ class Machine:
         """Let a GPU fall off the bus (XID 79): every call on it, look-ups too, returns GPU_IS_LOST."""
         self._check(self._library.nvmlsim_lose(self._handle, self._index(uuid), int(lost)), "lose", uuid)
 
-    def xid(self, uuid: str, code: int) -> None:
-        """Send an XID event to whoever registered for them."""
-        self._check(self._library.nvmlsim_xid(self._handle, self._index(uuid), code), "send xid", uuid)
+    def set_held(self, uuid: str, count: int) -> None:
+        """How many of the kernel and its daemons hold the GPU: while any does, it cannot be reset."""
+        self._set_number(self._index(uuid), "held", count)
+
+    def xid(self, uuid: str, code: int, mig_uuid: str | None = None) -> None:
+        """Send an XID event to whoever registered for them; it names the instance of a MIG device if one is given."""
+        self.send_event(uuid, XID_EVENT, code, mig_uuid)
+
+    def send_event(self, uuid: str, kind: int, data: int, mig_uuid: str | None = None) -> None:
+        """Send an event of nvmlEventType* to whoever registered for it. GoneError for an unknown MIG device."""
+        mig = None if mig_uuid is None else mig_uuid.encode()
+        self._check(self._library.nvmlsim_event(self._handle, self._index(uuid), kind, data, mig), "send event", uuid)
+
+    def add_ecc_errors(self, uuid: str, count: int, *, corrected: bool = False, sram: bool = False) -> None:
+        """Count memory errors, since the driver was loaded and for good, and send their event."""
+        at = self._index(uuid)
+        result = self._library.nvmlsim_ecc(self._handle, at, int(sram), int(corrected), count)
+        self._check(result, "add memory errors", uuid)
+
+    def set_recovery_action(self, uuid: str, action: int) -> None:
+        """What must be done to heal the GPU, NVML_GPU_RECOVERY_ACTION_*, with its event; a reset clears it."""
+        self._check(
+            self._library.nvmlsim_recovery(self._handle, self._index(uuid), action), "set recovery action", uuid
+        )
+
+    def set_link_errors(self, uuid: str, link: int, counter: int, value: int) -> None:
+        """Set an error counter of one NVLink, NVML_NVLINK_ERROR_DL_*."""
+        at = self._index(uuid)
+        self._check(self._library.nvmlsim_link_errors(self._handle, at, link, counter, value), "set link errors", uuid)
 
     def clear_faults(self) -> None:
         """End all `fail` and `hang`; lost GPUs stay lost. Calls that hang already finish their sleep."""
@@ -310,12 +306,15 @@ class Machine:
         board = board_named(board_at.board)
         at = self._library.nvmlsim_add_gpu(self._handle)
         if at < 0:
-            raise _error("add", f"GPU {board_at.pci_address}", "a machine has room for 16")
+            raise library_error("add", f"GPU {board_at.pci_address}", "a machine has room for 16")
         self._set_board(at, board)
         self._set_text(at, "uuid", board_at.uuid)
         self._set_text(at, "serial", f"156{uuids.UUID(board_at.uuid[4:]).int % 10**10:010d}")
         self._set_text(at, "pci_address", board_at.pci_address)
         self._set_number(at, "minor", board_at.minor)
+        self._set_number(at, "numa_node", board_at.numa_node & _UNKNOWN)
+        self._set_text(at, "root_bus", board_at.root_bus)
+        self._set_text(at, "pci_switch", board_at.pci_switch)
         for profile in board.profiles:
             self._add_profile(at, profile)
         self._library.nvmlsim_finish_gpu(self._handle, at)
@@ -330,10 +329,10 @@ class Machine:
                 self._set_number(at, field.name, value)
 
     def _add_profile(self, at: int, profile: GpuInstanceProfile) -> None:
-        count = len(profile.starts)
+        count = len(profile.shape.starts)
         places = ctypes.c_uint32 * count
         numbers = (ctypes.c_uint64 * len(profile.numbers))(*profile.numbers)
-        starts, preference = places(*profile.starts), places(*profile.preference)
+        starts, preference = places(*profile.shape.starts), places(*profile.shape.preference)
         name = profile.name.encode()
         result = self._library.nvmlsim_add_profile(self._handle, at, name, numbers, starts, preference, count)
         self._check(result, "add profile", profile.name)
@@ -351,7 +350,7 @@ class Machine:
     def _text(self, at: int, name: str) -> str:
         value: bytes | None = self._library.nvmlsim_get_text(self._handle, at, name.encode())
         if value is None:
-            raise _error("read", name)
+            raise library_error("read", name)
         return value.decode()
 
     def _set_number(self, at: int, name: str, value: int) -> None:
@@ -362,4 +361,4 @@ class Machine:
 
     def _check(self, result: int, operation: str, subject: str) -> None:
         if result:
-            raise _error(operation, subject)
+            raise library_error(operation, subject)

@@ -17,7 +17,8 @@ from nodeagent.host.ports import Host, Nvml
 from nodeagent.simulation.installation import claim, first_state, install
 from nodeagent.simulation.kernel import PRIVATE, SimKernel
 from nodeagent.simulation.kernel_state import FakeProcess, KernelState, StateFile, edited
-from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nodeagent.simulation.machine import BoardAt, Machine
+from nodeagent.simulation.machine_library import library_path
 from nodeagent.simulation.mirror import MachineMirror
 from nodeagent.simulation.ports import SimulatedFiles, SimulatedLinks, SimulatedProcesses, SimulatedServices, next_pid
 from nodeagent.simulation.profiles import RELEASE, Profile, profile
@@ -166,7 +167,15 @@ def _make(wanted: Profile, place: str) -> None:
     """Everything that does not change while the node lives: module files, configuration, machine. Under the lock."""
     install(wanted, place)
     boards = [
-        BoardAt(slot.card, slot.pci_address, minor, f"{place}:{slot.pci_address}")
+        BoardAt(
+            board=slot.card,
+            pci_address=slot.pci_address,
+            minor=minor,
+            seed=f"{place}:{slot.pci_address}",
+            numa_node=slot.numa_node,
+            root_bus=slot.root_bus,
+            pci_switch=slot.bridges[1] if len(slot.bridges) > 1 else "",
+        )
         for minor, slot in enumerate(wanted.gpus)
     ]
     Machine.create(_machine_path(place), boards, place + paths.DEV, wanted.driver_version)

@@ -5,19 +5,27 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nodeagent.errors import GoneError, HostError
 from nodeagent.host import paths
+from nodeagent.host.clock import RealClock
 from nodeagent.host.files import ABSENT, LocalFiles, host_error, host_errors, rooted
+from nodeagent.host.ports import Dcb, Functions
 from nodeagent.host.processes import ProcProcesses
+from nodeagent.host.sriov import SysfsFunctions
 from nodeagent.simulation.attributes import refused
+from nodeagent.simulation.dcb import SimulatedDcb
 from nodeagent.simulation.holders import OpenDevice, device_behind, read_node, references
 from nodeagent.simulation.kernel_state import FakeProcess, KernelState, edited
+from nodeagent.simulation.link_setup import setup_of, with_setup
+from nodeagent.simulation.roce import ConfigfsView, SimulatedRoce
 from nodeagent.simulation.tree_modules import proc_modules, shown_references
 from nodeagent.simulation.tree_network import COUNTERS, port_is_active
+from nodeagent.simulation.virtual_functions import shown_vf, with_setting
+from nodeagent.state.network import VfSetting, VirtualFunction
 from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
 
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ class SimulatedFiles(LocalFiles):
         super().__init__(kernel.directory)
         self._kernel = kernel
         self._listed: tuple[float, tuple[OpenDevice, ...]] = (-_LISTING_SECONDS, ())
+        self._configfs = ConfigfsView()
 
     def names(self, path: str) -> tuple[str, ...]:
         """As the port says. Listing the modules looks once for open device files, for the counts that are read next."""
@@ -55,13 +64,36 @@ class SimulatedFiles(LocalFiles):
             self._listed = (time.monotonic(), self._kernel.opened())
         return super().names(path)
 
+    def exists(self, path: str) -> bool:
+        return self._configfs.shows(path) if self._configfs.covers(path) else super().exists(path)
+
+    def make_directory(self, path: str) -> None:
+        if not self._configfs.covers(path):
+            super().make_directory(path)
+            return
+        with host_errors("make directory", path):
+            self._configfs.make(path, self, self._kernel.state)
+
+    def remove_directory(self, path: str) -> None:
+        if self._configfs.covers(path):
+            self._configfs.remove(path)
+        else:
+            super().remove_directory(path)
+
     def write(self, path: str, text: str) -> None:
         """As the port says; files of the kernel are the simulated kernel's to take or refuse."""
         if not path.startswith(_OF_THE_KERNEL):
             super().write(path, text)
             return
         with host_errors("write", path):
+            self._check_configfs(path)
             self._kernel.write(path, text)
+
+    def _at(self, path: str) -> str:
+        """As of LocalFiles; the driver's capabilities are first brought up to date with the instances behind NVML."""
+        if path.startswith(paths.PROC_NVIDIA_CAPABILITIES):
+            self._kernel.refresh_capabilities()
+        return super()._at(path)
 
     def device_node(self, path: str) -> DeviceNode | None:
         try:
@@ -77,7 +109,12 @@ class SimulatedFiles(LocalFiles):
             self._kernel.make_node(node)
             self._link_by_number(node)
 
+    def _check_configfs(self, path: str) -> None:
+        if self._configfs.covers(path) and not self._configfs.shows(path):
+            raise refused(errno.ENOENT)
+
     def _read(self, path: str) -> str:
+        self._check_configfs(path)
         state = self._kernel.state
         if (module := _REFCOUNT.fullmatch(path)) and module[1] in state.modules:
             return str(shown_references(state, module[1], references(state, self._opened())))
@@ -101,11 +138,14 @@ class SimulatedFiles(LocalFiles):
         return int(rate * (time.time() - state.booted_at)) if port_is_active(state, slot) else 0
 
 
-class SimulatedLinks:
+class SimulatedLinks(SimulatedRoce):
     """`ports.Links` on the simulated kernel's interfaces."""
 
     def __init__(self, kernel: SimKernel) -> None:
+        super().__init__(kernel, SimulatedFiles(kernel))
         self._kernel = kernel
+        self.dcb: Dcb = SimulatedDcb(kernel)
+        self.functions: Functions = SysfsFunctions(SimulatedFiles(kernel), RealClock())
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         found = {}
@@ -120,6 +160,30 @@ class SimulatedLinks:
         """(smallest, largest) MTU in bytes of each interface, as IFLA_MIN_MTU and IFLA_MAX_MTU give them."""
         items = self._kernel.state.interfaces.values()
         return {item.name: (item.min_mtu, item.max_mtu or 2**31 - 1) for item in items}
+
+    def vfs(self, netdev: str) -> tuple[VirtualFunction, ...]:
+        state = self._kernel.state
+        interface = state.interfaces.get(netdev)
+        if interface is None:
+            raise GoneError("read virtual functions of", netdev, "no such device")
+        count = state.vfs.get(interface.pci_address, 0)
+        return tuple(shown_vf(state, interface.pci_address, index) for index in range(count))
+
+    def set_vf(self, netdev: str, index: int, setting: VfSetting, value: tuple[int | str, ...]) -> None:
+        with host_errors(f"set {setting} of virtual function {index} on", netdev):
+            self._kernel.change(lambda state: with_setting(state, netdev, (index, setting), value))
+
+    def setups(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        found = ((one.name, setup_of(one)) for one in self._kernel.state.interfaces.values())
+        return {name: entries for name, entries in found if entries}
+
+    def restore(self, netdev: str, entries: tuple[tuple[str, str], ...]) -> None:
+        with host_errors("restore", netdev):
+            self._kernel.change(lambda state: with_setup(state, netdev, entries))
+
+    def await_link(self, netdev: str, pci_address: str) -> None:  # noqa: ARG002 - it is there at once or never
+        if netdev not in self._kernel.state.interfaces:
+            raise GoneError("wait for", netdev, "not there after its driver")
 
     def set_up(self, netdev: str, up: bool) -> None:
         with host_errors(f"set {'up' if up else 'down'}", netdev):

@@ -35,6 +35,7 @@ class Card:
     max_mtu: int = 9978
     link_gts: float = 16.0
     link_width: int = 16
+    vf_card: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Slot:
     netdev: str = ""
     rdma: str = ""
     link_layer: str = "Ethernet"
+    physfn: str = ""  # of a virtual function
 
     @property
     def root_bus(self) -> str:
@@ -77,6 +79,23 @@ class Profile:
         return next((slot for slot in self.slots if slot.pci_address == pci_address), None)
 
 
+_MLX5_VF = "ConnectX-VF"
+_FIRST_VF, _VFS_PER_FUNCTION = 8, 64
+
+
+def vf_address(physfn: str, index: int) -> str:
+    """Address of a virtual function: on the bus of its physical function, at an offset as in its SR-IOV capability."""
+    devfn = _FIRST_VF + int(physfn[-1]) * _VFS_PER_FUNCTION + index
+    return f"{physfn[:8]}{devfn >> 3:02x}.{devfn & 7}"
+
+
+def _connectx(product: str, device: str, firmware: str, speed_mbps: int, link_gts: float = 16.0) -> Card:
+    """A NIC of 16 virtual functions."""
+    return Card(
+        product, "15b3", device, "020000", "mlx5_core", firmware, speed_mbps, 16, link_gts=link_gts, vf_card=_MLX5_VF
+    )
+
+
 CARDS: Mapping[str, Card] = MappingProxyType(
     {
         "A100-SXM4-40GB": Card("NVIDIA A100-SXM4-40GB", "10de", "20b0", "030200", "nvidia"),
@@ -84,11 +103,13 @@ CARDS: Mapping[str, Card] = MappingProxyType(
         "H100-80GB-HBM3": Card("NVIDIA H100 80GB HBM3", "10de", "2330", "030200", "nvidia", link_gts=32.0),
         "NVSwitch-A100": Card("NVIDIA NVSwitch", "10de", "1af1", "068000", "nvidia", link_width=2),
         "NVSwitch-H100": Card("NVIDIA NVSwitch", "10de", "22a3", "068000", "nvidia", link_width=2),
-        "ConnectX-6": Card("ConnectX-6 VPI", "15b3", "101b", "020000", "mlx5_core", "20.35.2000", 200_000, 16),
-        "ConnectX-6-Dx": Card("ConnectX-6 Dx", "15b3", "101d", "020000", "mlx5_core", "22.35.2000", 100_000, 16),
-        "ConnectX-7": Card("ConnectX-7 VPI", "15b3", "1021", "020000", "mlx5_core", "28.39.2048", 400_000, 16, link_gts=32.0),
+        "ConnectX-6": _connectx("ConnectX-6 VPI", "101b", "20.35.2000", 200_000),
+        "ConnectX-6-Dx": _connectx("ConnectX-6 Dx", "101d", "22.35.2000", 100_000),
+        "ConnectX-7": _connectx("ConnectX-7 VPI", "1021", "28.39.2048", 400_000, link_gts=32.0),
         "I210": Card("Intel I210", "8086", "1533", "020000", "igb", "3.25", 1000, 0, 9216, 2.5, 1),
-        "X550": Card("Intel X550", "8086", "1563", "020000", "ixgbe", "3.60", 10_000, 63, 9710, 8.0, 4),
+        "X550": Card("Intel X550", "8086", "1563", "020000", "ixgbe", "3.60", 10_000, 63, 9710, 8.0, 4, "X550-VF"),
+        _MLX5_VF: Card("ConnectX Family mlx5Gen Virtual Function", "15b3", "101e", "020000", "mlx5_core"),
+        "X550-VF": Card("Intel X550 Virtual Function", "8086", "1565", "020000", "ixgbevf"),
     },
 )
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nodeagent.simulation.kernel_state import Interface, KernelState, LoadedModule, Region, edited
-from nodeagent.simulation.profiles import CARDS
+from nodeagent.simulation.profiles import CARDS, vf_address
 from nodeagent.simulation.refusals import (
     INFO,
     WARNING,
@@ -97,9 +97,15 @@ def removed(state: KernelState, profile: Profile, name: str) -> tuple[KernelStat
         regions=tuple(region for region in state.regions if region.module != name),
         interfaces={key: item for key, item in state.interfaces.items() if item.driver != name},
     )
-    state = _with_software(state, profile, name)
+    state = _with_software(_with_markings(state, profile, name), profile, name)
     lines = ((INFO, "nvidia-modeset: Unloading"),) if name == "nvidia_modeset" else ()
     return (replace(state, unbind_locks=()) if name == "nvidia" else state), lines
+
+
+def _with_markings(state: KernelState, profile: Profile, name: str) -> KernelState:
+    """RoCE settings go with their device, and all of them with rdma_cm."""
+    kept = () if name == "rdma_cm" else [slot.rdma for slot in rdma_slots(state, profile)]
+    return replace(state, markings={rdma: item for rdma, item in state.markings.items() if rdma in kept})
 
 
 def bound(state: KernelState, slot: Slot, driver: str) -> KernelState:
@@ -108,17 +114,23 @@ def bound(state: KernelState, slot: Slot, driver: str) -> KernelState:
     card = CARDS[slot.card]
     if not slot.netdev or driver != card.driver or slot.link_layer != "Ethernet":
         return state
-    found = Interface(slot.netdev, driver, slot.pci_address, mac_of(slot), max_mtu=card.max_mtu)
+    mac = state.vf_settings.get(slot.pci_address, {}).get("mac", (mac_of(slot),))[0]  # taken over when it is bound
+    is_vf = slot.physfn != ""
+    found = Interface(slot.netdev, driver, slot.pci_address, mac, max_mtu=card.max_mtu, is_vf=is_vf)
     return replace(state, interfaces=edited(state.interfaces, **{found.name: found}))
 
 
 def unbound(state: KernelState, address: str) -> KernelState:
     """The function without a driver; its interfaces and virtual functions are gone with it."""
+    virtual = [vf_address(address, index) for index in range(state.vfs.get(address, 0))]
+    gone = (address, *virtual)
     return replace(
         state,
-        drivers=edited(state.drivers, **{address: None}),
+        drivers=edited(state.drivers, **dict.fromkeys(gone)),
+        overrides=edited(state.overrides, **dict.fromkeys(virtual)),
+        vf_settings=edited(state.vf_settings, **dict.fromkeys(virtual)),
         vfs=edited(state.vfs, **{address: None}),
-        interfaces={key: item for key, item in state.interfaces.items() if item.pci_address != address},
+        interfaces={key: item for key, item in state.interfaces.items() if item.pci_address not in gone},
     )
 
 

@@ -17,12 +17,13 @@ from nodeagent.simulation.holders import read_node, write_node
 from nodeagent.simulation.tree_entry import Entry, Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from nodeagent.simulation.kernel_state import KernelState
     from nodeagent.simulation.profiles import Profile
 
 _LAST = "/initstate"  # a module counts as there once this file is: so it comes last and goes first
+_CAPABILITIES = f"{paths.PROC_NVIDIA_CAPABILITIES}/"
 _OWN_DEVICES = ("infiniband", "dri")  # folders of /dev that devtmpfs and udev fill, not the agent
 
 
@@ -65,9 +66,15 @@ class TreeWriter:
 
     def rebuild(self, new: Tree) -> None:
         """Bring the disk to this rendering whatever it shows, as after a kill in the middle of a change."""
-        changed = [path for path, entry in new.items() if not self._shows(path, entry)]
-        gone = [path for path in self._present() if path not in new]
-        self._write(new, changed, gone)
+        self._replace(new, (path for path in self._present() if not path.startswith(_CAPABILITIES)))
+
+    def rebuild_capabilities(self, new: Tree) -> None:
+        """The same for the files that follow the instances behind NVML rather than the kernel's state."""
+        self._replace(new, self._below(paths.PROC_NVIDIA_CAPABILITIES))
+
+    def _replace(self, new: Tree, present: Iterable[str]) -> None:
+        gone = [path for path in present if path not in new]
+        self._write(new, [path for path, entry in new.items() if not self._shows(path, entry)], gone)
 
     def _write(self, new: Tree, changed: list[str], gone: list[str]) -> None:
         for path in sorted(gone, key=lambda path: (not path.endswith(_LAST), path)):
@@ -129,13 +136,16 @@ class TreeWriter:
         """Every file that only the kernel makes: sysfs, procfs, and the device nodes that come by themselves."""
         roots = [paths.SYS, paths.PROC, *(f"{paths.DEV}/{name}" for name in _OWN_DEVICES)]
         for root in roots:
-            for folder, names, files in os.walk(self._at(root)):
-                links = [name for name in names if os.path.islink(os.path.join(folder, name))]
-                for name in (*files, *links):
-                    yield os.path.join(folder, name)[len(self._directory) :]
+            yield from self._below(root)
         with suppress(FileNotFoundError):
             made = [name for name in os.listdir(self._at(paths.DEV)) if name.startswith("nvidia-fs")]
             yield from (f"{paths.DEV}/{name}" for name in made)
+
+    def _below(self, root: str) -> Iterator[str]:
+        for folder, names, files in os.walk(self._at(root)):
+            links = [name for name in names if os.path.islink(os.path.join(folder, name))]
+            for name in (*files, *links):
+                yield os.path.join(folder, name)[len(self._directory) :]
 
     def _at(self, path: str) -> str:
         return rooted(self._directory, path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
+from nodeagent.simulation import tree_capabilities
 from nodeagent.simulation.profiles import CARDS
 from nodeagent.simulation.tree_entry import Entries, Entry, Tree, line
 from nodeagent.state.processes import DeviceNode
@@ -32,6 +33,7 @@ def render(profile: Profile, state: KernelState, uuids: Mapping[str, str]) -> Tr
         return tree
     tree[f"{paths.PROC_NVIDIA}/version"] = Entry(_version(driver))
     tree[f"{paths.PROC_NVIDIA}/params"] = Entry(_parameters(driver))
+    tree[paths.PROC_NVIDIA_CAP_MINORS] = tree_capabilities.minors()
     tree[f"{paths.PROC_NVIDIA}/registry"] = line('Binary: ""')
     for minor, slot in enumerate(profile.gpus):
         if state.drivers.get(slot.pci_address) == "nvidia":

@@ -10,11 +10,13 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
+from nodeagent.simulation import roce
 from nodeagent.simulation.kernel_state import Interface
 from nodeagent.simulation.profiles import CARDS
 from nodeagent.simulation.reactions import mac_of, rdma_slots
 from nodeagent.simulation.tree_entry import Entries, Entry, Tree, line, link
 from nodeagent.simulation.tree_pci import device_folder
+from nodeagent.simulation.virtual_functions import slot_at
 from nodeagent.state.processes import DeviceNode
 
 if TYPE_CHECKING:
@@ -46,17 +48,17 @@ _RATES = {400_000: "400 Gb/sec (4X NDR)", 200_000: "200 Gb/sec (4X HDR)", 100_00
 def render(profile: Profile, state: KernelState) -> Tree:
     tree: Tree = {}
     for interface in (LOOPBACK, *state.interfaces.values()):
-        tree.update(_interface(profile, interface))
+        tree.update(_interface(slot_at(state, profile, interface.pci_address), interface))
     for number, slot in enumerate(rdma_slots(state, profile)):
         tree.update(_rdma(state, slot, number))
+    tree.update(roce.entries(state, profile))
     if any(region.name == "rdma_cm" for region in state.regions):
         path = f"{paths.DEV_INFINIBAND}/rdma_cm"
         tree[path] = Entry(node=DeviceNode(path, 10, 122, 0o666))
     return tree
 
 
-def _interface(profile: Profile, interface: Interface) -> Entries:
-    slot = profile.slot(interface.pci_address)
+def _interface(slot: Slot | None, interface: Interface) -> Entries:
     parent = device_folder(slot) if slot else f"{paths.SYS_DEVICES}/virtual"
     folder = f"{parent}/net/{interface.name}"
     place = f"{paths.SYS_CLASS_NET}/{interface.name}"

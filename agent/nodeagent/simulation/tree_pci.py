@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
 from nodeagent.simulation.pci_config_space import DOWNSTREAM, ENDPOINT, ROOT_PORT, UPSTREAM, Space, config_space
-from nodeagent.simulation.profiles import CARDS
+from nodeagent.simulation.profiles import CARDS, vf_address
 from nodeagent.simulation.reactions import driver_of, module_of
 from nodeagent.simulation.tree_entry import Entries, Entry, Tree, line, link
+from nodeagent.simulation.virtual_functions import vf_slots
 
 if TYPE_CHECKING:
     from nodeagent.simulation.kernel_state import KernelState
@@ -38,6 +39,9 @@ def render(profile: Profile, state: KernelState) -> Tree:
         tree.update(_function(state, slot, number))
         for depth, bridge in enumerate(slot.bridges):
             tree.update(_bridge(slot, depth, bridge))
+    for number, slot in enumerate(vf_slots(state, profile), len(profile.slots)):
+        tree.update(_function(state, slot, number))
+        tree.update(_virtual(state, slot))
     for driver in pci_drivers(profile, state):
         tree.update(_driver(profile, state, driver))
     for attribute in ("drivers_probe", "drivers_autoprobe", "rescan"):
@@ -69,6 +73,7 @@ def _function(state: KernelState, slot: Slot, number: int) -> Entries:
     if card.total_vfs:
         yield f"{folder}/sriov_totalvfs", line(card.total_vfs)
         yield f"{folder}/sriov_numvfs", line(state.vfs.get(address, 0))
+        yield f"{folder}/sriov_drivers_autoprobe", line(int(address not in state.no_vf_probe))
     group = f"{paths.SYS_IOMMU_GROUPS}/{number}"
     yield f"{folder}/iommu_group", link(f"{folder}/iommu_group", group)
     yield f"{group}/type", line("identity")
@@ -77,6 +82,16 @@ def _function(state: KernelState, slot: Slot, number: int) -> Entries:
     driver = state.drivers.get(address)
     if driver:
         yield f"{folder}/driver", link(f"{folder}/driver", f"{paths.SYS_PCI_DRIVERS}/{driver}")
+
+
+def _virtual(state: KernelState, slot: Slot) -> Entries:
+    """The links between a virtual function and its physical one, which stand beside each other."""
+    folder = device_folder(slot)
+    parent = f"{folder.rpartition('/')[0]}/{slot.physfn}"
+    addresses = [vf_address(slot.physfn, index) for index in range(state.vfs[slot.physfn])]
+    name = f"virtfn{addresses.index(slot.pci_address)}"
+    yield f"{folder}/physfn", link(f"{folder}/physfn", parent)
+    yield f"{parent}/{name}", link(f"{parent}/{name}", folder)
 
 
 def _link(gts: float, width: int) -> tuple[tuple[str, str], ...]:
@@ -120,7 +135,7 @@ def _driver(profile: Profile, state: KernelState, driver: str) -> Entries:
     yield f"{folder}/module", link(f"{folder}/module", f"{paths.SYS_MODULE}/{module}")
     place = f"{paths.SYS_MODULE}/{module}/drivers/pci:{driver}"
     yield place, link(place, folder)
-    for slot in profile.slots:
+    for slot in (*profile.slots, *vf_slots(state, profile)):
         if state.drivers.get(slot.pci_address) == driver:
             place = f"{folder}/{slot.pci_address}"
             yield place, link(place, device_folder(slot))

@@ -6,10 +6,11 @@ Sources: the drivers' own dependencies (modinfo), NVIDIA's GPUDirect RDMA and MI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from nodeagent.spec import network_checks, roce_checks
 from nodeagent.spec.decode import INCOMPLETE, Path
-from nodeagent.spec.schema import Flavor, MigEntry, Modules, NodeSpec, PeerMemory, RdmaStack
+from nodeagent.spec.findings import Finding
+from nodeagent.spec.schema import Flavor, LinkEntry, MigEntry, Modules, NodeSpec, PeerMemory, RdmaStack, keys_of
 from nodeagent.state.gpu import MigMode
 
 MODULES = ("modules",)
@@ -17,16 +18,6 @@ NVIDIA = ("modules", "nvidia")
 RDMA = ("modules", "rdma")
 OF_THE_DRIVER = {"nvidia_uvm": "uvm", "nvidia_modeset": "modeset", "nvidia_drm": "drm"}
 PEER_MODULES = (PeerMemory.NVIDIA_PEERMEM, PeerMemory.NV_PEER_MEM)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A contradiction at `path`; it is not told if `path` or one of `because` could not be read."""
-
-    path: Path
-    problem: str
-    because: tuple[Path, ...] = ()
-    is_hint: bool = False
 
 
 def check(spec: NodeSpec) -> Iterator[Finding]:
@@ -206,6 +197,38 @@ def mig_devices(spec: NodeSpec) -> Iterator[Finding]:
             yield Finding(place, problem, ((*place, INCOMPLETE),))
 
 
+def mig_instances(spec: NodeSpec) -> Iterator[Finding]:
+    """`mig[].instances` wants `mode: enabled`, and two instances cannot have the same start."""
+    for index, entry in enumerate(spec.mig):
+        place = ("mig", index, "instances")
+        if entry.instances and entry.mode is MigMode.DISABLED:
+            problem = "GPU instances need MIG mode; expected mode: enabled, or no instances"
+            yield Finding(place, problem, (("mig", index, "mode"),))
+        starts: dict[int, int] = {}
+        for number, one in enumerate(entry.instances or ()):
+            first = number if one.start is None else starts.setdefault(one.start, number)
+            if first != number:
+                problem = f"start {one.start} is also that of instances[{first}]; expected different memory slices"
+                yield Finding((*place, number, "start"), problem, ((*place, first, "start"),))
+
+
+def mig_one_of(spec: NodeSpec) -> Iterator[Finding]:
+    """An entry of `mig` has at most one of `devices`, `instances` and `layout`; without a layout it needs `mode`."""
+    for index, entry in enumerate(spec.mig):
+        place: Path = ("mig", index)
+        given = [key for key in ("devices", "instances", "layout") if getattr(entry, key) is not None]
+        if len(given) > 1:
+            others = tuple((*place, key) for key in given[:-1])
+            yield Finding((*place, given[-1]), f"{' and '.join(given)} exclude each other; expected one", others)
+        if entry.mode is None and entry.layout is None:
+            problem = "key mode is missing; expected such as mode: enabled, or a layout"
+            yield Finding((*place, "mode"), problem, ((*place, "layout"),))
+        wanted = MigMode.DISABLED if entry.layout == "all-disabled" else MigMode.ENABLED
+        if entry.layout is not None and entry.mode not in (None, wanted):
+            problem = f"layout {entry.layout} wants mode: {wanted}; expected the mode to be left out"
+            yield Finding((*place, "mode"), problem, ((*place, "layout"),))
+
+
 def one_entry_per_link(spec: NodeSpec) -> Iterator[Finding]:
     """Two entries of `links` cannot have the same `match`."""
     seen: dict[str, int] = {}
@@ -217,11 +240,13 @@ def one_entry_per_link(spec: NodeSpec) -> Iterator[Finding]:
 
 
 def idle_link(spec: NodeSpec) -> Iterator[Finding]:
-    """Hint: an entry of `links` with neither `up` nor `mtu` wants nothing."""
+    """Hint: an entry of `links` with nothing but `match` wants nothing."""
+    wishes = [key.name for key in keys_of(LinkEntry) if key.name != "match"]
     for index, entry in enumerate(spec.links):
-        if entry.up is None and entry.mtu is None:
-            places: tuple[Path, ...] = (("links", index, "up"), ("links", index, "mtu"))
-            yield Finding(("links", index), "this entry wants nothing; expected up or mtu", places, is_hint=True)
+        if all(getattr(entry, name) in (None, ()) for name in wishes):
+            places: tuple[Path, ...] = tuple(("links", index, name) for name in wishes)
+            problem = f"this entry wants nothing; expected one of {', '.join(wishes)}"
+            yield Finding(("links", index), problem, places, is_hint=True)
 
 
 def listen_port(spec: NodeSpec) -> Iterator[Finding]:
@@ -245,7 +270,11 @@ RULES: tuple[Callable[[NodeSpec], Iterator[Finding]], ...] = (
     builtin_tests,
     one_entry_per_gpu,
     mig_devices,
+    mig_instances,
+    mig_one_of,
     one_entry_per_link,
     idle_link,
+    *network_checks.RULES,
+    *roce_checks.RULES,
     listen_port,
 )

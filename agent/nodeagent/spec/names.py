@@ -11,14 +11,23 @@ import re
 MODULE = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,54}$"
 PARAMETER = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 UNIT = r"^[A-Za-z0-9:_.@\\-]{1,255}$"
-MIG_PROFILE = r"^[1-9]g\.[1-9][0-9]*gb([+-](me|gfx)(\.all)?)*$"
+MIG_PROFILE = r"^([1-9]c\.)?[1-9]g(\.([0-9]+gb|double))?([+-](me|gfx)(\.all)?)*$"
+MIG_WIDTH = r"^[1-9]c$"
+MIG_LAYOUT = r"^all-[a-z0-9.+-]+$"
 GPU_SELECTOR = (
     r"^([0-9]{1,4}|GPU-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
     r"|[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|(?!(?:GPU|MIG)-)(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9 ._/+-]*)$"
 )
 LINK_MATCH = (
-    r"^(driver:[A-Za-z0-9][A-Za-z0-9_.-]*|[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
+    r"^(driver:[A-Za-z0-9][A-Za-z0-9_.-]*|rdma:[A-Za-z0-9_.*?\[\]-]{1,63}|id:[0-9a-f]{4}:[0-9a-f]{4}"
+    r"|product:[A-Za-z0-9*?][A-Za-z0-9*?._-]*|rail:([0-9]{1,3}(-[0-9]{1,3})?|\*)"
+    r"|closest-to-gpu:([0-9]{1,4}|GPU-[0-9a-f-]{36}|[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])"
+    r"|[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
     r"|[^\s/:]{1,15}|(?=.*[*?\[])[^\s/:]{1,64})$"
+)
+LINK_MATCH_EXPECTED = (
+    "a netdev name of at most 15 characters, a pattern such as ens*, a PCI address, driver:NAME, rdma:NAME, "
+    "product:NAME, id:VENDOR:DEVICE, rail:N, rail:* or closest-to-gpu:N"
 )
 
 _PCI = re.compile(r"(?:([0-9a-f]{1,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
@@ -54,7 +63,12 @@ def gpu_selector(text: str) -> str:
 
 
 def link_match(text: str) -> str:
-    """A PCI address as sysfs writes it, anything else as it is: `-` and `_` differ in names of drivers in sysfs."""
+    """PCI addresses, ids and GPUs in one form, anything else as it is: `-` and `_` differ in names of drivers."""
+    prefix, _, value = text.partition(":")
+    if prefix == "closest-to-gpu":
+        return f"{prefix}:{gpu_selector(value)}"
+    if prefix == "id":
+        return text.lower()
     return pci_address(text) or text
 
 

@@ -39,7 +39,7 @@ def parse_spec(text: str, file: str) -> NodeSpec:
 def examine_file(path: str) -> Reading:
     """Like read_spec, with the problems as values and with hints."""
     try:
-        return examine(_read_text(path), path)
+        return examine(read_text(path), path)
     except SpecError as error:
         return Reading(None, error.problems)
 
@@ -109,7 +109,8 @@ def _version_problem(root: Pairs, file: str) -> SpecProblem | None:
     return None
 
 
-def _read_text(path: str) -> str:
+def read_text(path: str) -> str:
+    """The text of a file an operator wrote; SpecError with the reason why it cannot be read."""
     try:
         content = _read_bytes(path)
     except OSError as error:

@@ -7,82 +7,22 @@ The reader, the JSON schema, the examples and the reference page are all generat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any
 
 from nodeagent.spec import names
+from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.keys import key as key  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.keys import keys_of as keys_of  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.qos import Qos
+from nodeagent.spec.roce import Roce
+from nodeagent.spec.sriov import SriovEntry
 from nodeagent.state.gpu import MigMode
 
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a key accepts beyond its type; for lists and mappings the limits hold for each item or value.
-
-    `expected` says in words what would be valid. `word` is the only text accepted where the key otherwise wants a list.
-    `canonical` brings a text into the one form it is compared in. Fields with `key_` hold for the keys of a mapping;
-    `key_note` is a hint for whoever wrote a key that was not canonical.
-    """
-
-    minimum: float | None = None
-    maximum: float | None = None
-    pattern: str = ""
-    expected: str = ""
-    choices: tuple[str, ...] = ()
-    word: str = ""
-    least_items: int = 0
-    canonical: Callable[[str], str] = str
-    key_pattern: str = ""
-    key_expected: str = ""
-    key_canonical: Callable[[str], str] = str
-    key_note: str = ""
-
-
-def key(doc: str, *, default: Any = ..., factory: Any = ..., example: str = "", **limits: Any) -> Any:
-    """A documented key; `limits` are fields of Limits, `example` is a value as it would stand in the file."""
-    metadata = {"doc": doc, "example": example, "limits": Limits(**limits)}
-    if factory is not ...:
-        return field(default_factory=factory, metadata=metadata)
-    if default is not ...:
-        return field(default=default, metadata=metadata)
-    return field(metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key of a mapping as the schema describes it; `default` is MISSING where the key is required."""
-
-    name: str
-    hint: Any
-    doc: str
-    default: Any
-    example: str
-    limits: Limits
-
-    @property
-    def required(self) -> bool:
-        return self.default is MISSING
-
-
-@cache
-def keys_of(record: type) -> tuple[Key, ...]:
-    """The keys of one of the schema's dataclasses, in the order in which they are defined."""
-    hints = get_type_hints(record)
-    return tuple(
-        Key(
-            name=entry.name,
-            hint=hints[entry.name],
-            doc=entry.metadata["doc"],
-            default=entry.default if entry.default_factory is MISSING else entry.default_factory(),
-            example=entry.metadata["example"],
-            limits=entry.metadata["limits"],
-        )
-        for entry in fields(record)
-    )
 
 
 def parameters(doc: str, *, canonical: Callable[[str], str] = str, note: str = "", example: str = "") -> Any:
@@ -98,6 +38,12 @@ def parameters(doc: str, *, canonical: Callable[[str], str] = str, note: str = "
         key_canonical=canonical,
         key_note=note,
     )
+
+
+def path(doc: str, *, example: str) -> Any:
+    """A key with an absolute path, empty by default."""
+    expected = 'an absolute path, or "" for none'
+    return key(doc, default="", example=example, pattern=r"^$|^/[^\x00]*$", expected=expected)
 
 
 def modules(doc: str, *, default: tuple[str, ...] = ()) -> Any:
@@ -211,12 +157,53 @@ class Modules:
     absent: tuple[str, ...] = modules("Modules that must not be loaded, such as nouveau.")
 
 
+class MigDrift(StrEnum):
+    """repair: a layout that is not as the file says is put right. report: it is only said, and `nodeagent mig apply`
+    puts it right.
+    """
+
+    REPAIR = "repair"
+    REPORT = "report"
+
+
+@dataclass(frozen=True)
+class MigInstance:
+    """One GPU instance; what is left out the agent chooses."""
+
+    profile: str = key(
+        "Profile of the GPU instance, as for `devices`.",
+        example="3g.20gb",
+        pattern=names.MIG_PROFILE,
+        expected="a GPU instance profile such as 3g.20gb, or 3g",
+    )
+    start: int | None = key(
+        "First memory slice; left out: wherever it fits.", default=None, minimum=0, maximum=63, example="4"
+    )
+    compute: Mapping[str, int] = key(
+        "Compute instances by width; {}: one that fills the GPU instance.",
+        factory=lambda: MappingProxyType({}),
+        example="{1c: 1, 2c: 1}",
+        minimum=0,
+        maximum=8,
+        key_pattern=names.MIG_WIDTH,
+        key_expected="a width in compute slices such as 1c",
+    )
+
+
 @dataclass(frozen=True)
 class MigEntry:
-    """The MIG layout of some GPUs; a GPU is named by one entry at most."""
+    """The MIG layout of some GPUs; a GPU is named by one entry at most.
 
-    mode: MigMode = key(
-        "Whether the GPUs are divided: enabled or disabled.", choices=("enabled", "disabled"), example="enabled"
+    Profiles are named as the driver names them (`nodeagent mig profiles`), or by shape: `3g` has three compute slices,
+    whatever the memory, `1g.double` is the one-slice profile with more memory, `+me`, `+gfx`, `+me.all` and `-me` as
+    the driver has them. `1c.3g.20gb` is a compute instance of one slice; several share a GPU instance.
+    """
+
+    mode: MigMode | None = key(
+        "Whether the GPUs are divided: enabled or disabled; needed unless `layout` says it.",
+        default=None,
+        choices=("enabled", "disabled"),
+        example="enabled",
     )
     gpus: str | tuple[str, ...] = key(
         "`all` (every GPU that can do MIG), or a list of indices, UUIDs, PCI addresses or product names.",
@@ -229,13 +216,28 @@ class MigEntry:
         canonical=names.gpu_selector,
     )
     devices: Mapping[str, int] | None = key(
-        "GPU instances per profile; {}: none; left out: whatever is there stays.",
+        "MIG devices per profile, wherever they fit; {}: none; left out: whatever is there stays.",
         default=None,
         example="{3g.20gb: 1, 1g.5gb: 4}",
         minimum=0,
+        maximum=64,
         key_pattern=names.MIG_PROFILE,
-        key_expected="a GPU instance profile such as 3g.20gb or 1g.5gb+me",
+        key_expected="a profile such as 3g.20gb, 1g.5gb+me, 1c.3g.20gb, or 3g",
     )
+    instances: tuple[MigInstance, ...] | None = key(
+        "Instead of `devices`: GPU instances one by one, with their places and compute instances.",
+        default=None,
+        example="[{profile: 3g.20gb, start: 4}]",
+    )
+    layout: str | None = key(
+        "Instead of `devices`: all-disabled, all-enabled, all-balanced, or all-PROFILE for as many as fit; "
+        "`nodeagent mig profiles` lists them.",
+        default=None,
+        example="all-balanced",
+        pattern=names.MIG_LAYOUT,
+        expected="a layout such as all-balanced or all-1g.5gb",
+    )
+    drift: MigDrift = key("What the agent does about a layout that is not as the file says.", default=MigDrift.REPAIR)
 
 
 @dataclass(frozen=True)
@@ -243,14 +245,17 @@ class LinkEntry:
     """What the interfaces that `match` names shall be; what is left out stays as it is."""
 
     match: str = key(
-        "Which interfaces: a netdev name or pattern (`ens*`), `driver:mlx5_core`, or a PCI address.",
+        "Which interfaces: a netdev name or pattern (`ens*`), a PCI address, `driver:mlx5_core`, `rdma:mlx5_*`, "
+        "`product:ConnectX-7`, `id:15b3:1021`, `rail:0`, `rail:0-7` or `rail:*` (see `nodeagent topology`), "
+        "`closest-to-gpu:3`.",
         example="driver:mlx5_core",
         pattern=names.LINK_MATCH,
-        expected="a netdev name of at most 15 characters, a pattern such as ens*, driver:NAME, or a PCI address",
+        expected=names.LINK_MATCH_EXPECTED,
         canonical=names.link_match,
     )
     up: bool | None = key("Administrative state.", default=None, example="true")
     mtu: int | None = key("MTU in bytes.", default=None, minimum=68, maximum=65536, example="9000")
+    qos: Qos | None = key("Quality of service (DCB): what is lossless, and who gets how much.", default=None)
 
 
 @dataclass(frozen=True)
@@ -262,6 +267,34 @@ class Metrics:
         default="127.0.0.1:9400",
         pattern=r"^$|^([^\s\[\]:]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$",
         expected='ADDRESS:PORT such as 127.0.0.1:9400 or "[::]:9400", or "" for no server',
+    )
+    web_config_file: str = path(
+        "TLS, client certificates and passwords for the server, in the Prometheus exporter toolkit's format.",
+        example='"/etc/nodeagent/web.yaml"',
+    )
+    textfile: str = path(
+        "Also write the text here, for the textfile collector of node_exporter; the name should end in .prom.",
+        example='"/var/lib/prometheus/node-exporter/nodeagent.prom"',
+    )
+    counters_file: str = path(
+        "dcgm-exporter's list of counters (CSV) to show instead of the usual ones; read again when it changes.",
+        example='"/etc/dcgm-exporter/default-counters.csv"',
+    )
+    job_mapping_dir: str = path(
+        "Directory in which a batch system says which job is on which GPU, as dcgm-exporter's HPC job mapping.",
+        example='"/var/run/nodeagent-jobs"',
+    )
+    host_label: str = key(
+        "Label with the host's name on DCGM families; dcgm-exporter wrote Hostname before 4.8.3, hostname since.",
+        default="Hostname",
+        choices=("Hostname", "hostname", "none"),
+    )
+    instance_copies: bool = key(
+        "Repeat values of a whole GPU on each of its instances, as dcgm-exporter does; sums then count them often.",
+        default=False,
+    )
+    node_exporter_names: bool = key(
+        "RDMA counters also under the names of node_exporter's infiniband collector.", default=False
     )
 
 
@@ -292,6 +325,10 @@ class NodeSpec:
     modules: Modules | None = key("Kernel modules.", default=None)
     mig: tuple[MigEntry, ...] = key("MIG layout; GPUs that no entry names are left alone.", default=())
     links: tuple[LinkEntry, ...] = key("Network interfaces; those that no entry matches are left alone.", default=())
+    roce: Roce | None = key("RoCE settings of RDMA devices; what it does not mention is left alone.", default=None)
+    sriov: tuple[SriovEntry, ...] = key(
+        "Virtual functions of NICs (SR-IOV); physical functions that no entry matches are left alone.", default=()
+    )
     services: tuple[str, ...] = key(
         "systemd units, besides the known ones, that the agent may stop and start again around a disruptive step.",
         default=(),

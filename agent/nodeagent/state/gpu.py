@@ -24,6 +24,16 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class MediaEngines:
+    """Media engines of a profile (nvmlGpuInstanceProfileInfo_t); an instance has them to itself."""
+
+    decoders: int = 0
+    encoders: int = 0
+    jpegs: int = 0
+    ofas: int = 0
+
+
+@dataclass(frozen=True)
 class MigProfile:
     """A GPU instance profile the board offers; `profile_id` is what NVML's create call wants, opaque per board.
 
@@ -37,6 +47,7 @@ class MigProfile:
     memory_mib: int
     placements: tuple[Placement, ...]
     enumerator: int = -1
+    media: MediaEngines = MediaEngines()
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,7 @@ class Gpu:
     `resetless_mig`: the mode changes without a reset (NVML field 184). `profiles` is empty where the driver cannot list
     them while MIG is off (field 199). `pids` are compute and graphics processes on the whole GPU. `needs_reboot`: the
     driver was asked for the pending MIG mode and said that it cannot reset this GPU (SetMigMode, RESET_REQUIRED).
+    `pci_device_id` and `pci_subsystem_id` are as NVML packs them: device above vendor, 0x20b010de.
     """
 
     uuid: str
@@ -108,6 +120,8 @@ class Gpu:
     instances: tuple[GpuInstance, ...] = ()
     pids: tuple[int, ...] = ()
     needs_reboot: bool = False
+    pci_device_id: int = 0
+    pci_subsystem_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +144,11 @@ class InstanceSample:
     memory_reserved_bytes: int | None = None
     memory_total_bytes: int | None = None
     gpm: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def memory_used_ratio(self) -> float | None:
+        """Used memory over what is not reserved, 0 to 1."""
+        return _used_ratio(self)
 
 
 @dataclass(frozen=True)
@@ -180,3 +199,14 @@ class GpuSample:
     instances: tuple[InstanceSample, ...] = ()
     xids: tuple[Xid, ...] = ()
     read_seconds: float = 0.0
+
+    @property
+    def memory_used_ratio(self) -> float | None:
+        """Used memory over what is not reserved, 0 to 1."""
+        return _used_ratio(self)
+
+
+def _used_ratio(sample: GpuSample | InstanceSample) -> float | None:
+    total, used = sample.memory_total_bytes, sample.memory_used_bytes
+    usable = None if total is None else total - (sample.memory_reserved_bytes or 0)
+    return used / usable if used is not None and usable else None

@@ -69,7 +69,7 @@ class ModuleFile:
 
 @dataclass(frozen=True)
 class KernelPolicy:
-    """What the running kernel permits: release, lockdown (none, integrity, confidentiality), signatures, module loading."""
+    """What the running kernel permits; `lockdown` is none, integrity or confidentiality."""
 
     release: str = ""
     boot_id: str = ""

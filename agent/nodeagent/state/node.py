@@ -27,8 +27,9 @@ class NodeState:
     `module_files` holds the modules the node file asks about, with their dependencies; a name without a file is absent
     from it. `majors` maps a character driver's name in /proc/devices to its major. `loaded_options` is our own record
     of the options given at load, for parameters that cannot be read back. `rdma_netns_shared` is None without an RDMA
-    stack, `has_rdma_cm` whether the configfs directory of rdma_cm is there. `nvml_pid` is our NVML worker while it has a
-    session open, else None.
+    stack. `nvml_pid` is our NVML worker while it has a
+    session open, else None. `link_setups` is what stands on each interface, as (text, what `Links.restore` takes); like
+    processes and services it is read only where a step may take it away.
     """
 
     kernel: KernelPolicy = field(default_factory=KernelPolicy)
@@ -39,9 +40,9 @@ class NodeState:
     driver: NvidiaDriver | None = None
     gpus: Mapping[str, Gpu] = field(default_factory=lambda: MappingProxyType({}))
     netdevs: Mapping[str, Netdev] = field(default_factory=lambda: MappingProxyType({}))
+    link_setups: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=lambda: MappingProxyType({}))
     rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
     rdma_netns_shared: bool | None = None
-    has_rdma_cm: bool = False
     majors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     device_nodes: Mapping[str, DeviceNode] = field(default_factory=lambda: MappingProxyType({}))
     processes: Mapping[int, Process] = field(default_factory=lambda: MappingProxyType({}))

@@ -67,6 +67,10 @@ def netdev(name: str) -> Thing:
     return Thing(Kind.NETDEV, name)
 
 
+def pci(address: str) -> Thing:
+    return Thing(Kind.PCI, address)
+
+
 def device_node(path: str) -> Thing:
     return Thing(Kind.DEVICE_NODE, path)
 

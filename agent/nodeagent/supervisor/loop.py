@@ -65,6 +65,7 @@ def needs_restart(running: NodeSpec, wanted: NodeSpec) -> tuple[str, ...]:
     """Keys whose new value comes into force with the next start of the agent only."""
     changed = {
         "metrics.listen": running.metrics.listen != wanted.metrics.listen,
+        "metrics.web_config_file": running.metrics.web_config_file != wanted.metrics.web_config_file,
         "loop.nvml_deadline_seconds": running.loop.nvml_deadline_seconds != wanted.loop.nvml_deadline_seconds,
     }
     return tuple(name for name, is_changed in changed.items() if is_changed)

@@ -5,35 +5,69 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import psutil
 
 from nodeagent import __version__
 from nodeagent.errors import HostError
-from nodeagent.host.link_facts import read_netdevs, read_rdma
+from nodeagent.host.link_facts import read_netdevs, read_rdma_device
+from nodeagent.host.paths import SYS_CLASS_INFINIBAND
 from nodeagent.host.ports import GpuFault, Host
 from nodeagent.metrics.facts import AgentFacts
-from nodeagent.metrics.render import render
+from nodeagent.metrics.render import snapshot
 from nodeagent.metrics.snapshot import Snapshot
+from nodeagent.metrics.tally import Tally
+from nodeagent.metrics.unwrap import Unwrap
+from nodeagent.metrics.view import View
 from nodeagent.plan.model import Plan
+from nodeagent.spec.schema import Metrics
 from nodeagent.state.gpu import GpuSample
+from nodeagent.state.network import RdmaDevice
 from nodeagent.state.node import NodeState
+from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.status import Condition, Status
 
 log = logging.getLogger("nodeagent")
 PATIENCE_SECONDS = 1.0  # a transition at work keeps the hardware; this round then keeps the telemetry of the last
+FRESH_CYCLES = 3  # older than so many rounds, and /readyz says so
+TEXTFILE_MODE = 0o644  # node_exporter runs as a user of its own
+
+Statistics = Mapping[str, Mapping[str, int]]
+
+
+def no_statistics(_netdevs: Sequence[str]) -> Statistics:
+    """For nodes whose drivers cannot be asked, as simulated ones."""
+    return {}
 
 
 class Sampler:
-    """A thread of its own, so that a long transition does not stop the metrics; any thread may read `snapshot`."""
+    """A thread of its own, so that a long transition does not stop the metrics; any thread may read `snapshot`.
 
-    def __init__(self, host: Host, hardware: threading.Lock, status: Callable[[], Status], seconds: float) -> None:
+    `view` is what the snapshot shows. `statistics` asks the drivers of interfaces what they count.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        hardware: threading.Lock,
+        status: Callable[[], Status],
+        seconds: float,
+        choices: Choices | None = None,
+    ) -> None:
         self.snapshot: Snapshot | None = None
+        self.view: View | None = None
         self.seconds = seconds
+        self.statistics: Callable[[Sequence[str]], Statistics] = no_statistics
         self._host, self._hardware, self._status = host, hardware, status
+        self._choices = choices or Choices(Metrics(), host.files)
         self._samples: Sequence[GpuSample] = ()
+        self._sampled_at: float | None = None
+        self._tally, self._unwrap = Tally(), Unwrap()
+        self._costs: dict[str, float] = {}
+        self._errors: dict[str, int] = dict.fromkeys(("gpus", "network", "textfile"), 0)
         self._process = psutil.Process()
         self._wake = threading.Event()
         self._stopping = False
@@ -73,26 +107,84 @@ class Sampler:
         status = self._status()
         if status.last is None and not status.trouble:
             return
-        if self._hardware.acquire(timeout=PATIENCE_SECONDS):
-            try:
-                self._samples = self._host.nvml.samples() if _observed(status).gpus else ()
-            except HostError:
-                self._samples = ()  # gone or hanging: the GPU families then say so by nodeagent_gpu_up
-            finally:
-                self._hardware.release()
+        with self._measured("gpus"):
+            self._sample(status)
+        with self._measured("network"):
+            state = self._with_network(_observed(status))
+            statistics = self._driver_statistics(state)
         now = time.time()
-        self.snapshot = Snapshot(now, self._render(status, now))
+        view = View(
+            node=state,
+            samples=tuple(self._samples),
+            agent=self._facts(status),
+            now=now,
+            options=self._choices.options(),
+            tallies=self._tally.gpus,
+            jobs=self._choices.jobs(),
+            statistics=statistics,
+        )
+        with self._measured("render"):
+            self.view, self.snapshot = view, snapshot(view, FRESH_CYCLES * self.seconds)
+        self._write_textfile(self.snapshot)
 
-    def _render(self, status: Status, now: float) -> bytes:
-        files = self._host.files
-        state = replace(_observed(status), rdma=read_rdma(files), netdevs=read_netdevs(files, {}))
-        return render(state, self._samples, self._facts(status), now)
+    def _sample(self, status: Status) -> None:
+        """GPUs that are gone or hang show as nodeagent_gpu_up 0; a transition at work leaves the last values."""
+        if not self._hardware.acquire(timeout=PATIENCE_SECONDS):
+            return
+        try:
+            self._samples = self._host.nvml.samples() if _observed(status).gpus else ()
+        except HostError:
+            self._samples = ()
+            self._errors["gpus"] += 1
+        finally:
+            self._hardware.release()
+        if self._samples:
+            self._sampled_at = time.time()
+            self._tally.add(self._samples, self._sampled_at)
+
+    def _with_network(self, state: NodeState) -> NodeState:
+        """The state with interfaces and counters as they are now."""
+        return replace(state, rdma=self._unwrap(self._rdma()), netdevs=read_netdevs(self._host.files, {}))
+
+    def _rdma(self) -> Mapping[str, RdmaDevice]:
+        """A device whose driver answers with an error does not take the others with it."""
+        found = {}
+        for name in self._host.files.names(SYS_CLASS_INFINIBAND):
+            try:
+                found[name] = read_rdma_device(self._host.files, name)
+            except HostError:
+                self._errors["network"] += 1
+        return found
+
+    def _driver_statistics(self, state: NodeState) -> Statistics:
+        below_rdma = {port.netdev for device in state.rdma.values() for port in device.ports}
+        return self.statistics(sorted(name for name in below_rdma if name in state.netdevs))
+
+    def _write_textfile(self, taken: Snapshot) -> None:
+        path = self._choices.section.textfile
+        if not path:
+            return
+        try:
+            self._host.files.replace(path, taken.body.decode().removesuffix("\n") + "\n", TEXTFILE_MODE)
+        except HostError as error:
+            self._errors["textfile"] += 1
+            log.warning("textfile not written: %s", error)
+
+    @contextmanager
+    def _measured(self, source: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._costs[source] = time.monotonic() - started
 
     def _facts(self, status: Status) -> AgentFacts:
         plan = status.last.outcome.plan if status.last else Plan()
         unknown = (item for item in _observed(status).unknown if item.what.startswith("GPU "))
         with self._process.oneshot():
-            times, memory = self._process.cpu_times(), self._process.memory_info()
+            times, memory, descriptors = (
+                self._process.cpu_times(),
+                self._process.memory_info(),
+                self._process.num_fds(),
+            )
         return AgentFacts(
             hostname=status.identity.hostname,
             version=__version__,
@@ -102,11 +194,18 @@ class Sampler:
             drift_steps=plan.step_count,
             passes=status.passes,
             pass_duration_seconds=status.last.duration_seconds if status.last else None,
+            steps_taken=status.last.outcome.steps_taken if status.last else None,
             unit_failures=status.failures_total,
+            units_waiting=tuple(status.postponed),
             gpu_faults=tuple(GpuFault(item.what.removeprefix("GPU "), item.reason) for item in unknown),
             cpu_seconds=times.user + times.system,
             resident_bytes=memory.rss,
+            open_files=descriptors,
             start_seconds=status.identity.started_unix_seconds,
+            telemetry_seconds=self._sampled_at,
+            cycle_seconds=dict(self._costs),
+            cycle_errors={**self._errors, "counters_file": self._choices.errors},
+            nvml_hangs=self._host.nvml.hangs(),
         )
 
 

@@ -31,6 +31,12 @@ def in_force() -> dict[str, dict[str, str]]:
     return found
 
 
+def liveness(name: str) -> str:
+    """Live, Loading or Unloading by /proc/modules; empty if it is not in."""
+    lines = map(str.split, Path("/proc/modules").read_text().splitlines())
+    return next((line[4] for line in lines if line[0] == name), "")
+
+
 def references(name: str) -> int:
     return int(Path(f"/sys/module/{name}/refcnt").read_text())
 

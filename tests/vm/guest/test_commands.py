@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ modules:
   nvidia: {parameters: {%s}}
   gdrcopy: true
 """
+JOURNAL = Path("/var/lib/nodeagent/journal.json")
 WANTED = {
     *("mlx5_core", "mlx5_ib", "ib_uverbs", "ib_umad", "rdma_cm", "rdma_ucm", "rdma_rxe"),
     *("nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_peermem", "gdrdrv"),
@@ -194,13 +196,51 @@ def test_a_reload_that_fails_brings_the_old_driver_back(nodeagent: Command, node
     assert kernel.in_force() == before
 
 
-def test_a_module_for_another_kernel_is_refused_by_name_before_anything_is_touched(
+@dataclass(frozen=True)
+class Moment:
+    """Where a reload of the driver is cut off: `module` has that state in /proc/modules."""
+
+    module: str
+    state: str
+
+
+MOMENTS = (Moment("nvidia", "Unloading"), Moment("nvidia", "Loading"), Moment("nvidia_uvm", "Loading"))
+
+
+def test_an_apply_that_is_killed_on_its_way_is_finished_by_the_next(
+    nodeagent: Command, node_file: Callable[[str], str]
+) -> None:
+    kernel.rule("options nvidia init_ms=1000 exit_ms=1000\noptions nvidia_uvm init_ms=1000")
+    nodeagent("apply", "--file", node_file(GPU_ONLY % "EnableStreamMemOPs: 0"), expect=0)
+    before = kernel.in_force()
+    for turn, moment in enumerate(MOMENTS):
+        wanted = str((turn + 1) % 2)
+        file = node_file(GPU_ONLY % f"EnableStreamMemOPs: {wanted}")
+        kill_at(moment, file)
+        assert JOURNAL.exists()
+        nodeagent("apply", "--file", file, expect=0)
+        assert not JOURNAL.exists()
+        found = kernel.in_force()
+        assert found.pop("nvidia") == before["nvidia"] | {"EnableStreamMemOPs": wanted}
+        assert found == {name: values for name, values in before.items() if name != "nvidia"}
+
+
+def kill_at(moment: Moment, file: str) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "nodeagent", "apply", "--file", file], stdout=subprocess.DEVNULL)
+    while kernel.liveness(moment.module) != moment.state:
+        assert process.poll() is None, f"{moment} did not come"
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+
+def test_a_module_for_another_kernel_is_refused_by_name_even_if_the_kernel_would_load_it(
     nodeagent: Command, node_file: Callable[[str], str]
 ) -> None:
     before = kernel.in_force()
-    text = "version: 1\nmodules:\n  named: {standin_vermagic: {}}\n"
+    text = "version: 1\nmodules:\n  named: {standin_release: {}}\n"
     refused = nodeagent("apply", "--file", node_file(text), expect=3)
     said = refused.stdout + refused.stderr
-    assert "standin_vermagic" in said
+    assert "standin_release" in said
     assert os.uname().release.replace("6", "9", 1) in said
     assert kernel.in_force() == before

@@ -85,6 +85,7 @@ def test_an_unknown_name_has_no_file_and_does_not_load(kmod: LibKmod) -> None:
     ("module", "options", "kind", "words"),
     [
         pytest.param("standin_vermagic", "", UnsupportedError, "version magic '9", id="vermagic"),
+        pytest.param("standin_flags", "", UnsupportedError, "built for another configuration of kernel", id="flags"),
         pytest.param("standin_unknown", "", HostError, "nvidia_standin_that_never_was", id="unknown-symbol"),
         pytest.param("standin_crc", "", HostError, "disagrees about version of symbol nvidia_standin_attach", id="crc"),
         pytest.param("standin_proprietary", "", HostError, "kernel_kobj", id="gpl-only"),
@@ -104,6 +105,14 @@ def test_a_refusal_quotes_the_kernel(
     assert words.lower() in str(refusal.value).lower()
     assert module in str(refusal.value)
     assert kernel.loaded() == before
+
+
+def test_symbol_versions_let_a_build_for_another_release_in(kmod: LibKmod) -> None:
+    found = kmod.file("standin_release")
+    assert found is not None
+    assert found.vermagic.split()[0] != os.uname().release
+    kmod.load("standin_release")
+    assert "standin_release" in kernel.loaded()
 
 
 def test_an_unknown_parameter_is_accepted_and_only_logged(kmod: LibKmod) -> None:

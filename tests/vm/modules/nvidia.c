@@ -15,6 +15,7 @@
 STANDIN_MODULE("nodeagent stand-in for the NVIDIA driver");
 STANDIN_FAULTS();
 STANDIN_HOLD();
+STANDIN_SLOW();
 
 static int standin_gpus = 2;
 module_param(standin_gpus, int, 0);
@@ -156,6 +157,7 @@ static int __init nvidia_init(void)
 {
 	int err;
 
+	msleep(init_ms);
 	standin_gpus = min(standin_gpus, NVIDIA_GPUS_MAX);
 	if (standin_gpus <= 0) {
 		pr_err("NVRM: No NVIDIA GPU found.\n");
@@ -183,4 +185,10 @@ gpus:
 }
 
 module_init(nvidia_init);
-module_exit(nvidia_exit);
+static void __exit nvidia_slow_exit(void)
+{
+	msleep(exit_ms);
+	nvidia_exit();
+}
+
+module_exit(nvidia_slow_exit);

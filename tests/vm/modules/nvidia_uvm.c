@@ -5,6 +5,7 @@
 STANDIN_MODULE("nodeagent stand-in for nvidia_uvm");
 STANDIN_FAULTS();
 STANDIN_HOLD();
+STANDIN_SLOW();
 
 static int uvm_perf_prefetch_enable = 1;
 module_param(uvm_perf_prefetch_enable, int, 0444);
@@ -32,6 +33,7 @@ static int __init nvidia_uvm_init(void)
 
 	if (err)
 		return err;
+	msleep(init_ms);
 	err = alloc_chrdev_region(&first, 0, 2, "nvidia-uvm");
 	if (err)
 		goto detach;
@@ -53,4 +55,10 @@ detach:
 }
 
 module_init(nvidia_uvm_init);
-module_exit(nvidia_uvm_exit);
+static void __exit nvidia_uvm_slow_exit(void)
+{
+	msleep(exit_ms);
+	nvidia_uvm_exit();
+}
+
+module_exit(nvidia_uvm_slow_exit);

@@ -9,6 +9,7 @@
 #define STANDIN_H
 
 #include <linux/cdev.h>
+#include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
@@ -26,6 +27,12 @@
 	static int fail_init;                                                              \
 	module_param(fail_init, int, 0);                                                   \
 	MODULE_PARM_DESC(fail_init, "errno with which loading fails, 0: it does not")
+
+/* init_ms, exit_ms: loading and unloading take that long at least, as a driver does that talks to many GPUs. */
+#define STANDIN_SLOW()                                                                     \
+	static int init_ms, exit_ms;                                                       \
+	module_param(init_ms, int, 0);                                                     \
+	module_param(exit_ms, int, 0)
 
 /*
  * hold=1: the module holds a reference on itself, as one does whose user cannot be named (memory registered by another

@@ -1,6 +1,5 @@
 #!/bin/sh
-# First process of the guest after the initramfs: mounts, one pytest process, its exit code into the results, power off.
-# The exit code goes through a file and not through QEMU's isa-debug-exit, because lockdown forbids /dev/port.
+# First process of the guest after the initramfs: mounts, then the tests, under systemd where the boot asks for it.
 . /vm/results/guest.env
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -14,15 +13,22 @@ mount --bind "$MODULES" "/lib/modules/$RELEASE"
 # The host's own rules for modprobe are not part of the test.
 mount -t tmpfs tmpfs /etc/modprobe.d
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
-export PYTHONPATH="$SOURCES:$REPOSITORY/tests" PYTHONUNBUFFERED=1
-cd "$REPOSITORY" || echo "guest: no directory $REPOSITORY"
-echo "guest: kernel $(uname -r) up after $(cut -d' ' -f1 /proc/uptime) s"
-# shellcheck disable=SC2086 - TESTS is a list of paths without blanks
-setsid "$PYTHON" -m pytest $TESTS -v --tb=short --color=no --confcutdir="$REPOSITORY/tests/vm/guest" --timeout=240 \
-    -p no:cacheprovider -p no:hypothesispytest -p no:xdist --durations=10 -o junit_logging=system-out --junitxml=/vm/results/junit.xml </dev/null 2>&1
-echo $? > /vm/results/status
-echo "guest: done after $(cut -d' ' -f1 /proc/uptime) s"
-dmesg > /vm/results/dmesg
-sync
-echo b > /proc/sysrq-trigger
-sleep 60
+[ "$MANAGER" = systemd ] || exec /bin/sh /vm/results/tests.sh
+
+# The host's systemd with nothing to do but the tests: none of the host's units, generators or settings.
+for path in /etc/systemd /lib/systemd/system-generators /lib/systemd/system/*.wants; do
+    mount -t tmpfs -o size=1m tmpfs "$path"
+done
+cp -r "$REPOSITORY/tests/vm/units" /etc/systemd/system
+for name in nodeagent nodeagent-probe; do
+    cp "$REPOSITORY/systemd/nodeagent.service" "/etc/systemd/system/$name.service"
+done
+ln -s /dev/null /etc/systemd/system/tmp.mount # this Python may lie below /tmp
+# The service sees neither /home nor /root nor /tmp, and this Python, its packages and the sources may lie there.
+for part in python packages sources tests; do mkdir -p "/opt/nodeagent-test/$part"; done
+mount --bind "$PYTHON_PREFIX" /opt/nodeagent-test/python
+mount --bind "$PACKAGES" /opt/nodeagent-test/packages
+mount --bind "$SOURCES" /opt/nodeagent-test/sources
+mount --bind "$REPOSITORY/tests" /opt/nodeagent-test/tests
+ln -s "python/bin/$PYTHON_NAME" /opt/nodeagent-test/program
+exec /lib/systemd/systemd --unit=nodeagent-test.target --show-status=no --log-target=kmsg --log-level=notice

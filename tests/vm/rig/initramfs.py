@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import lzma
 import stat
+import subprocess
 from typing import TYPE_CHECKING
+
+from vm.rig.packages import RigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,27 +43,42 @@ def write(kernel: Kernel, target: Path) -> None:
     entries = [_entry("bin", b"", stat.S_IFDIR | 0o755), _entry("modules", b"", stat.S_IFDIR | 0o755)]
     entries.append(_entry("bin/busybox", kernel.busybox.read_bytes(), stat.S_IFREG | 0o755))
     entries.append(_entry("init", init.encode(), stat.S_IFREG | 0o755))
-    entries.append(_entry("modules/order", "\n".join(_plain(path) for path in modules).encode(), stat.S_IFREG | 0o644))
-    entries += [_entry(f"modules/{_plain(path)}", _content(path), stat.S_IFREG | 0o644) for path in modules]
+    entries.append(_entry("modules/order", "\n".join(plain(path) for path in modules).encode(), stat.S_IFREG | 0o644))
+    entries += [_entry(f"modules/{plain(path)}", content(path), stat.S_IFREG | 0o644) for path in modules]
     target.write_bytes(b"".join([*entries, _entry("TRAILER!!!", b"", 0)]))
 
 
 def load_order(tree: Path, names: tuple[str, ...]) -> list[Path]:
-    """Files of the modules and all they need, each once, needed ones first, by modules.dep (last one first)."""
-    depends = {}
+    """Files of the modules and all they need, each once, needed ones first, by modules.dep (last one first).
+
+    What is built into this kernel has no file. RigError for a module that the kernel has neither way.
+    """
+    builtin = {_name(line) for line in (tree / "modules.builtin").read_text().splitlines()}
+    depends: dict[str, list[str]] = {name: [] for name in builtin}
     for line in (tree / "modules.dep").read_text().splitlines():
         path, _, needs = line.partition(":")
-        depends[path.rsplit("/", 1)[-1].split(".")[0].replace("-", "_")] = [*reversed(needs.split()), path]
+        depends[_name(path)] = [*reversed(needs.split()), path]
+    missing = [name for name in names if name not in depends]
+    if missing:
+        raise RigError(f"write initramfs: {tree} has no module {', '.join(missing)}")
     ordered = dict.fromkeys(path for name in names for path in depends[name])
     return [tree / path for path in ordered]
 
 
-def _plain(path: Path) -> str:
-    return path.name.removesuffix(".xz")
+def plain(path: Path) -> str:
+    """Name of a module's file without the suffix of its compression."""
+    return path.name.partition(".ko")[0] + ".ko"
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
+    """A module's file, unpacked: Debian 12 does not compress them, later ones use xz, Ubuntu uses zstd."""
+    if path.suffix == ".zst":  # Python has no zstd before 3.14
+        return subprocess.run(["zstd", "-dc", str(path)], capture_output=True, check=True).stdout
     return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1].partition(".")[0].replace("-", "_")
 
 
 def _entry(name: str, content: bytes, mode: int) -> bytes:

@@ -8,9 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import nodeagent
@@ -35,11 +37,15 @@ QEMU = (
 
 @dataclass(frozen=True)
 class Boot:
-    """One run of the machine: extra kernel arguments, and what pytest runs in the guest, relative to tests/vm/guest."""
+    """One run of the machine: extra kernel arguments, and what pytest runs in the guest, relative to tests/vm/guest.
+
+    `manager`: what runs as PID 1, "systemd" or nothing but the tests.
+    """
 
     name: str
     tests: tuple[str, ...]
     arguments: str = ""
+    manager: str = ""
     deadline_seconds: float = 600
 
 
@@ -58,32 +64,43 @@ class Outcome:
         return "\n".join(lines[-CONSOLE_TAIL_LINES:])
 
 
-def boot(kernel: Kernel, initramfs: Path, plan: Boot, results: Path, say: Callable[[str], None]) -> Outcome:
-    """Run the machine until it powers off or its deadline is over; `say` gets each line of progress."""
+@dataclass(frozen=True)
+class Parts:
+    """What every boot of one run of the tests shares; once `given_up` is set, machines that still run are ended."""
+
+    kernel: Kernel
+    initramfs: Path
+    say: Callable[[str], None]
+    given_up: Event = field(default_factory=Event)
+
+
+def boot(parts: Parts, plan: Boot, results: Path) -> Outcome:
+    """Run the machine until it powers off or its deadline is over."""
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
     repository = Path(__file__).resolve().parents[3]
-    _write_guest(kernel, plan, repository, results)
+    _write_guest(parts.kernel, plan, repository, results)
     started = time.monotonic()
     with (results / "console.log").open("wb") as console:
         machine = subprocess.Popen(
-            _command(kernel, initramfs, plan, results),
+            _command(parts, plan, results),
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
         )
         try:
-            in_time = _follow(machine, results / "console.log", started + plan.deadline_seconds, say)
+            in_time = _follow(machine, results / "console.log", started + plan.deadline_seconds, parts)
         finally:
             machine.kill()
             machine.wait()
     seconds = time.monotonic() - started
-    say(f"vm {plan.name}: {seconds:.1f} s")
+    parts.say(f"vm {plan.name}: {seconds:.1f} s")
     return Outcome(results, seconds, _problem(results, plan, in_time))
 
 
 def _write_guest(kernel: Kernel, plan: Boot, repository: Path, results: Path) -> None:
-    shutil.copy(Path(__file__).with_name("guest.sh"), results / "guest.sh")
+    for script in ("guest.sh", "tests.sh"):
+        shutil.copy(Path(__file__).with_name(script), results / script)
     # Made here once: the guest would compile the sources again in each boot, and 17 times slower.
     compileall.compile_dir(str(Path(nodeagent.__file__).parent), quiet=2)
     tests = " ".join(str(repository / "tests" / "vm" / "guest" / name) for name in plan.tests)
@@ -94,16 +111,21 @@ def _write_guest(kernel: Kernel, plan: Boot, repository: Path, results: Path) ->
         "MODULES": str(kernel.modules),
         "REPOSITORY": str(repository),
         "PYTHON": sys.executable,
+        "PYTHON_PREFIX": sys.base_prefix,
+        "PYTHON_NAME": Path(sys.executable).resolve().name,
+        "PACKAGES": sysconfig.get_path("platlib"),
         "SOURCES": str(Path(nodeagent.__file__).parents[1]),
         "TESTS": tests,
+        "MANAGER": plan.manager,
     }
     (results / "guest.env").write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
 
 
-def _command(kernel: Kernel, initramfs: Path, plan: Boot, results: Path) -> list[str]:
+def _command(parts: Parts, plan: Boot, results: Path) -> list[str]:
     return [
         *QEMU.split(),
-        *("-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", f"{KERNEL_ARGUMENTS} {plan.arguments}"),
+        *("-kernel", str(parts.kernel.image), "-initrd", str(parts.initramfs)),
+        *("-append", f"{KERNEL_ARGUMENTS} {plan.arguments}"),
         *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
         *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
         *("-fsdev", f"local,id=results,path={results},security_model=none"),
@@ -111,7 +133,7 @@ def _command(kernel: Kernel, initramfs: Path, plan: Boot, results: Path) -> list
     ]
 
 
-def _follow(machine: subprocess.Popen[bytes], log: Path, deadline: float, say: Callable[[str], None]) -> bool:
+def _follow(machine: subprocess.Popen[bytes], log: Path, deadline: float, parts: Parts) -> bool:
     """Pass on the guest's progress until it ends; False if the deadline came first."""
     unfinished = ""
     with log.open(errors="replace") as console:
@@ -119,10 +141,10 @@ def _follow(machine: subprocess.Popen[bytes], log: Path, deadline: float, say: C
             ended = machine.poll() is not None
             *lines, unfinished = (unfinished + console.read()).split("\n")
             for progress in filter(None, map(PROGRESS.search, lines)):
-                say(progress[0])
+                parts.say(progress[0])
             if ended:
                 return True
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or parts.given_up.is_set():
                 return False
             time.sleep(POLL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""The stock Debian kernel, its headers and a static busybox: downloaded with apt and unpacked, never installed."""
+"""The stock kernel of Debian or Ubuntu, its headers and busybox: downloaded with apt, unpacked, never installed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-META_PACKAGE = "linux-image-amd64"
 PROGRAMS = {
-    "apt-get": "apt (the kernel packages are Debian's, so is the machine that runs these tests)",
+    "apt-get": "apt (the kernel packages are Debian's or Ubuntu's, so is the machine that runs these tests)",
     "apt-cache": "apt",
     "dpkg": "dpkg",
     "make": "make",
@@ -25,11 +24,40 @@ PROGRAMS = {
     "strace": "strace",
     "ip": "iproute2",
     "rdma": "iproute2",
+    "systemd-analyze": "systemd",
+    "zstd": "zstd",
 }
 
 
 class RigError(Exception):
     """The virtual machine cannot be built or started; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How a distribution names its kernel: `meta` depends on the newest image, `parts` hold it and its modules."""
+
+    name: str
+    meta: str
+    parts: tuple[str, ...]
+
+    def release(self, depends: str) -> str:
+        """The kernel's release from `apt-cache depends META`, empty where apt does not know the package."""
+        found = re.search(r"Depends: linux-image-(\d\S*)", depends)
+        return found.group(1) if found else ""
+
+    def packages(self, release: str, depends: str) -> list[str]:
+        """All to be unpacked; `depends` is `apt-cache depends` of the headers, which come in several packages."""
+        headers = re.findall(r"Depends: (linux-\S+)", depends)
+        return [*(part.format(release) for part in self.parts), HEADERS.format(release), *headers, "busybox-static"]
+
+
+HEADERS = "linux-headers-{}"
+DISTRIBUTIONS = (
+    Distribution("Debian", "linux-image-amd64", ("linux-image-{}",)),
+    # The RDMA drivers lie in the extra modules.
+    Distribution("Ubuntu", "linux-image-generic", ("linux-image-{}", "linux-modules-{}", "linux-modules-extra-{}")),
+)
 
 
 @dataclass(frozen=True)
@@ -75,30 +103,34 @@ def locked(cache: Path) -> Iterator[None]:
 
 def obtain(cache: Path) -> Kernel:
     """The newest stock kernel that apt knows, from the cache or by download (about 85 MB, 500 MB unpacked)."""
-    release = _release()
+    distribution, release = choose(_depends)
     kernel = Kernel(release, cache / release / "root")
     stamp = cache / release / "unpacked"
     if not stamp.exists():
         for outdated in (cache / release, *(path.parent for path in cache.glob("*/unpacked"))):
             shutil.rmtree(outdated, ignore_errors=True)
         kernel.root.mkdir(parents=True)
-        _unpack(_wanted(release), cache / release / "packages", kernel.root)
+        wanted = distribution.packages(release, _depends(HEADERS.format(release)))
+        _unpack(wanted, cache / release / "packages", kernel.root)
         _make_relocatable(kernel)
         stamp.touch()
     return kernel
 
 
-def _release() -> str:
-    found = re.search(r"Depends: linux-image-(\S+)", run(["apt-cache", "depends", META_PACKAGE]))
-    if found is None:
-        raise RigError(f"look up kernel: apt knows no package {META_PACKAGE}; use Debian and run apt-get update")
-    return found.group(1)
+def choose(depends: Callable[[str], str]) -> tuple[Distribution, str]:
+    """The distribution whose kernel apt knows, and the kernel's release; `depends` answers as `apt-cache depends`."""
+    for distribution in DISTRIBUTIONS:
+        release = distribution.release(depends(distribution.meta))
+        if release:
+            return distribution, release
+    known = " nor ".join(distribution.meta for distribution in DISTRIBUTIONS)
+    raise RigError(f"look up kernel: apt knows neither {known}; use Debian or Ubuntu and run apt-get update")
 
 
-def _wanted(release: str) -> list[str]:
-    headers = f"linux-headers-{release}"
-    needed = re.findall(r"Depends: (linux-\S+)", run(["apt-cache", "depends", headers]))
-    return [f"linux-image-{release}", headers, *needed, "busybox-static"]
+def _depends(package: str) -> str:
+    """Empty for a package that apt does not know."""
+    command = ["apt-cache", "depends", package]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _unpack(names: list[str], downloads: Path, root: Path) -> None:
@@ -110,7 +142,10 @@ def _unpack(names: list[str], downloads: Path, root: Path) -> None:
 
 
 def _make_relocatable(kernel: Kernel) -> None:
-    """The headers' Makefile includes its other half by absolute path; point it to where we unpacked."""
+    """Paths as they are on a system with this kernel installed, here below the root."""
+    if not (kernel.root / "lib").exists():  # packages of a merged /usr, and depmod looks into /lib
+        (kernel.root / "lib").symlink_to("usr/lib")
+    # Debian's Makefile of the headers includes its other half by absolute path.
     makefile = kernel.headers / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", f"{kernel.root}/usr/src/"))
 

@@ -56,9 +56,10 @@ def _spoil(build: Path, release: str) -> None:
     """What no compiler would make: modules for another kernel, for another build of nvidia, and one that is not GPL."""
     foreign = release.replace(release[0], "9", 1)
     # A kernel with modversions ignores the release in the magic; what follows it has to differ for a refusal.
-    magic = build / "standin_vermagic.ko"
-    _replace(magic, f"vermagic={release}".encode(), f"vermagic={foreign}".encode())
-    _replace(magic, b" modversions ", b"\0" * len(b" modversions "))
+    for name in ("standin_vermagic.ko", "standin_release.ko"):
+        _replace(build / name, f"vermagic={release}".encode(), f"vermagic={foreign}".encode())
+    for name in ("standin_vermagic.ko", "standin_flags.ko"):
+        _replace(build / name, b" modversions ", b"\0" * len(b" modversions "))
     _replace(build / "standin_proprietary.ko", b"license=Dual MIT/GPL\0", b"license=Proprietary\0\0")
     module = build / "standin_crc.ko"
     content = bytearray(module.read_bytes())

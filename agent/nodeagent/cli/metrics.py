@@ -1,0 +1,71 @@
+"""Verb `metrics`: what a scrape would get, once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nodeagent.cli.output import emit
+from nodeagent.cli.target import Target, add_target_options, target_of
+from nodeagent.cli.telemetry import direct, from_agent, running_agent
+from nodeagent.errors import HostError
+
+_TEXT = "print the metrics once, as a scrape would get them"
+_EPILOG = """\
+from the running agent; without one, the node is read directly
+
+examples:
+  nodeagent metrics
+  nodeagent metrics --textfile /var/lib/prometheus/node-exporter/nodeagent.prom
+  nodeagent metrics --simulate dgx-a100 | promtool check metrics
+"""
+_GPM_SECONDS = 0.2  # ratios are means between two readings, and those want 0.1 s between them
+
+
+def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    parser = subparsers.add_parser(
+        "metrics",
+        parents=[common],
+        help=_TEXT,
+        description=_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
+    )
+    add_target_options(parser)
+    parser.add_argument("--textfile", metavar="PATH", default="", help="write to this file, replacing it at once")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    target = running_agent(arguments)
+    found = from_agent(target, "/v1/metrics") if target else None
+    text = found["text"] if found and found["text"] else _read(target_of(arguments))
+    if arguments.textfile:
+        _write(Path(arguments.textfile), text)
+    elif arguments.output == "table":
+        sys.stdout.write(text)
+    else:
+        emit({"text": text}, arguments.output, str)
+    return 0
+
+
+def _read(target: Target) -> str:
+    with direct(target) as read:
+        read()
+        time.sleep(_GPM_SECONDS)
+        text: str = read().snapshot.body.decode()
+        return text
+
+
+def _write(path: Path, text: str) -> None:
+    """node_exporter may read at any moment, and its user is another."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.chmod(0o644)
+        part.replace(path)
+    except OSError as error:
+        raise HostError("write", str(path), (error.strerror or str(error)).lower()) from error

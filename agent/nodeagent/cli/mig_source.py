@@ -1,0 +1,137 @@
+"""What the verbs of `mig` want: from words, a node file, a file of nvidia-mig-parted, or a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from nodeagent.cli.convergence import override
+from nodeagent.cli.target import Target, spec_of
+from nodeagent.errors import UsageError
+from nodeagent.plan.convergence import Goal
+from nodeagent.plan.quiet import KNOWN_SERVICES
+from nodeagent.plan.sequencer import Terms
+from nodeagent.resources import mig
+from nodeagent.resources.base import Wish
+from nodeagent.resources.kernel_modules import names_of_interest
+from nodeagent.resources.mig_selection import ALL, select
+from nodeagent.resources.mig_wanted import wanted_mode
+from nodeagent.spec.mig_checkpoint import entries_of, read_checkpoint
+from nodeagent.spec.mig_parted import PartedEntry, entries_for, is_parted, read_parted
+from nodeagent.spec.names import gpu_selector
+from nodeagent.spec.reader import parse_spec, read_text
+from nodeagent.spec.schema import MigDrift, MigEntry, NodeSpec
+from nodeagent.state.gpu import Gpu, MigMode
+from nodeagent.state.node import NodeState
+
+Entries = Callable[[NodeState], tuple[MigEntry, ...]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The entries as a function of the GPUs there are, and the node file with the policies (its defaults if none)."""
+
+    entries: Entries
+    spec: NodeSpec
+
+    def goal(self, arguments: argparse.Namespace, own_pids: tuple[int, ...] = ()) -> Goal:
+        """Only the MIG section; what the entries say about drift does not bind an operator."""
+        disruption = override(self.spec.disruption, arguments.disruption)
+        terms = Terms(disruption, (*KNOWN_SERVICES, *self.spec.services), own_pids=own_pids)
+        mode_only = getattr(arguments, "mode_only", False)
+
+        def wishes(state: NodeState) -> tuple[Wish, ...]:
+            entries = tuple(_for_now(entry, mode_only=mode_only) for entry in self.entries(state))
+            return (mig.plan(replace(self.spec, mig=entries), state),)
+
+        return Goal(wishes, names_of_interest(self.spec), terms)
+
+
+def source_of(arguments: argparse.Namespace, target: Target) -> Source:
+    """What the arguments ask for: words or a layout by name first, then the file named, then the node file."""
+    if arguments.wants or arguments.layout:
+        entry = _entry_of(arguments)
+        return Source(lambda _state: (entry,), _policies(target))
+    if not arguments.file:
+        return _of_node_file(arguments, target)
+    text = read_text(arguments.file)
+    if is_parted(text, arguments.file):
+        config = read_parted(arguments.file).config(arguments.config)
+        return Source(lambda state: _parted_entries(config, state), _policies(target))
+    if arguments.config:
+        problem = f"{arguments.file} is a node file, which has no labels"
+        raise UsageError(f"--config {arguments.config}: {problem}; expected a file of nvidia-mig-parted")
+    return _of_node_file(arguments, target)
+
+
+def checkpoint_source(arguments: argparse.Namespace, target: Target) -> Source:
+    """The layout that a checkpoint holds."""
+    document = read_checkpoint(arguments.file)
+    return Source(lambda state: entries_of(document, state.gpus.values(), arguments.file), _policies(target))
+
+
+def selected(arguments: argparse.Namespace, state: NodeState) -> tuple[Gpu, ...]:
+    """The GPUs that --gpus names, in index order. UsageError for one that does not exist."""
+    if not arguments.gpus:
+        return tuple(sorted(state.gpus.values(), key=lambda one: one.index))
+    found = select((MigEntry(MigMode.ENABLED, gpus=_selectors(arguments)),), state.gpus.values())
+    for obstacle in found.obstacles:
+        problem = obstacle.problem.replace("mig[0].gpus: ", "")
+        raise UsageError(f"--gpus {arguments.gpus}: {problem}; {obstacle.advice}")
+    return tuple(one for one, _ in found.chosen)
+
+
+def counts_of(words: Sequence[str]) -> dict[str, int]:
+    """`3g.20gb=1 1g.5gb=4`; a bare profile means one. UsageError for anything else."""
+    counts: dict[str, int] = {}
+    for word in (part for argument in words for part in argument.split(",") if part):
+        name, _, count = word.partition("=")
+        if count and not (count.isdecimal() and len(count) <= 2):
+            raise UsageError(f"{word}: expected PROFILE=COUNT such as 3g.20gb=1, the count from 0 to 99")
+        counts[name] = counts.get(name, 0) + int(count or 1)
+    return counts
+
+
+def _parted_entries(config: Sequence[PartedEntry], state: NodeState) -> tuple[MigEntry, ...]:
+    """An entry for all where no GPU can be seen: planning says why, and does not take it for nothing to do."""
+    return entries_for(config, state.gpus.values()) if state.gpus else (MigEntry(MigMode.DISABLED),)
+
+
+def _for_now(entry: MigEntry, *, mode_only: bool) -> MigEntry:
+    entry = replace(entry, drift=MigDrift.REPAIR)
+    if not mode_only:
+        return entry
+    mode = wanted_mode(entry)
+    return replace(entry, mode=mode, devices=None, instances=None, layout=None)
+
+
+def _entry_of(arguments: argparse.Namespace) -> MigEntry:
+    if arguments.wants and arguments.layout:
+        raise UsageError(f"--layout {arguments.layout}: excludes profiles; expected one or the other")
+    gpus = _selectors(arguments)
+    if arguments.layout:
+        return MigEntry(gpus=gpus, layout=arguments.layout)
+    return MigEntry(MigMode.ENABLED, gpus=gpus, devices=MappingProxyType(counts_of(arguments.wants)))
+
+
+def _selectors(arguments: argparse.Namespace) -> str | tuple[str, ...]:
+    if arguments.gpus in ("", ALL):
+        return ALL
+    return tuple(gpu_selector(word.strip()) for word in arguments.gpus.split(",") if word.strip())
+
+
+def _of_node_file(arguments: argparse.Namespace, target: Target) -> Source:
+    spec, path = spec_of(arguments, target)
+    if not spec.mig:
+        raise UsageError(f"{path} has no section mig; name profiles such as 3g.20gb=1, a --layout, or another --file")
+    return Source(lambda _state: spec.mig, spec)
+
+
+def _policies(target: Target) -> NodeSpec:
+    """Policies and services of the node file, where there is one that can be read."""
+    if not os.path.exists(target.default_file):
+        return NodeSpec(version=1)
+    return parse_spec(read_text(target.default_file), target.default_file)

@@ -1,0 +1,199 @@
+"""Verb `topology`: how GPUs and NICs are wired, as a matrix, as a document, or as a graph for Graphviz."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nodeagent.cli.output import Style, columns, emit, style_for
+from nodeagent.cli.target import add_target_options, target_of
+from nodeagent.host.topology_facts import read_topology
+from nodeagent.resources.topology import NVIDIA, gpus_of, nics_of, rail_of_gpu, rails_of
+from nodeagent.resources.topology_findings import findings, matrix
+from nodeagent.state.network import PciFunction
+from nodeagent.state.node import NodeState
+from nodeagent.state.topology import PcieLink, Relation, Topology
+
+_LEGEND: Mapping[Relation, str] = {
+    Relation.SELF: "itself",
+    Relation.PIX: "at most one PCIe bridge",
+    Relation.PXB: "several PCIe bridges, no host bridge",
+    Relation.PHB: "a PCIe host bridge (the CPU)",
+    Relation.NODE: "two host bridges of one NUMA node",
+    Relation.SYS: "the link between NUMA nodes",
+    Relation.UNKNOWN: "not known: firmware does not tell the NUMA nodes",
+}
+_EPILOG = """\
+Rails are the NICs for GPU traffic, numbered by their nearest GPU; the node file selects them with `match: rail:N`.
+
+examples:
+  nodeagent topology
+  nodeagent topology --simulate dgx-h100 -o json
+  nodeagent topology --dot | dot -Tsvg > topology.svg
+"""
+
+
+def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    parser = subparsers.add_parser(
+        "topology",
+        parents=[common],
+        help="show how GPUs and NICs are wired, and what makes the way between them slow",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--dot", action="store_true", help="print a graph for Graphviz instead")
+    add_target_options(parser)
+    parser.set_defaults(run=run_topology)
+
+
+def run_topology(arguments: argparse.Namespace) -> int:
+    with target_of(arguments).observer() as observer:
+        state = observer.observe(())
+        topology = read_topology(observer.host.files, (*gpus_of(state), *nics_of(state)))
+    if arguments.dot:
+        print("\n".join(dot_lines(state, topology)))
+        return 0
+    document = topology_document(state, topology)
+    style = style_for(arguments, sys.stdout)
+    emit(document, arguments.output, lambda: topology_text(document, style))
+    return 0
+
+
+def topology_document(state: NodeState, topology: Topology) -> dict[str, Any]:
+    """GPUs, NICs, the matrix of their relations by name, rails and findings."""
+    gpus, nics, rails = gpus_of(state), nics_of(state), rails_of(state)
+    functions = (*gpus, *nics)
+    names = _names(state)
+    rows = matrix(functions)
+    return {
+        "gpus": [_function(found, names, topology) | _gpu_rail(found, gpus, state) for found in gpus],
+        "nics": [_function(found, names, topology) | _nic_names(found, state) for found in nics],
+        "matrix": {
+            names[one.address]: {names[other.address]: found.value for other, found in zip(functions, row, strict=True)}
+            for one, row in zip(functions, rows, strict=True)
+        },
+        "rails": [
+            {
+                "rail": rail.number,
+                "nic": names[rail.address],
+                "pciAddress": rail.address,
+                "gpus": [names[address] for address in rail.gpus],
+                "relation": rail.relation.value,
+            }
+            for rail in rails
+        ],
+        "findings": [
+            {"subject": found.subject, "problem": found.problem, "advice": found.advice}
+            for found in findings(state, topology)
+        ],
+    }
+
+
+def _names(state: NodeState) -> Mapping[str, str]:
+    """Short names by PCI address: GPU0 in NVML's order, NICs by their RDMA device, else interface, else address."""
+    names = {found.address: f"GPU{index}" for index, found in enumerate(gpus_of(state))}
+    netdevs = {found.pci_address: found.name for found in state.netdevs.values()}
+    rdma = {found.pci_address: found.name for found in state.rdma.values()}
+    return names | {
+        found.address: rdma.get(found.address) or netdevs.get(found.address) or found.address
+        for found in nics_of(state)
+    }
+
+
+def _function(found: PciFunction, names: Mapping[str, str], topology: Topology) -> dict[str, Any]:
+    node = topology.nodes.get(found.address)
+    link = node.link if node is not None else PcieLink()
+    config = node.config if node is not None else None
+    return {
+        "name": names[found.address],
+        "pciAddress": found.address,
+        "path": list(found.path),
+        "numaNode": found.numa_node if found.numa_node >= 0 else None,
+        "iommuGroup": found.iommu_group or None,
+        "iommuType": (node.iommu_type if node is not None else "") or None,
+        "linkSpeedGts": link.speed_gts or None,
+        "linkSpeedMaxGts": link.max_speed_gts or None,
+        "linkWidth": link.width or None,
+        "linkWidthMax": link.max_width or None,
+        "maxPayloadBytes": config.max_payload_bytes if config else None,
+        "maxReadRequestBytes": config.max_read_request_bytes if config else None,
+        "relaxedOrdering": config.relaxed_ordering if config else None,
+    }
+
+
+def _gpu_rail(found: PciFunction, gpus: Sequence[PciFunction], state: NodeState) -> dict[str, Any]:
+    rail = rail_of_gpu(found, gpus, rails_of(state))
+    return {"rail": rail.number if rail is not None else None}
+
+
+def _nic_names(found: PciFunction, state: NodeState) -> dict[str, Any]:
+    return {
+        "rail": next((rail.number for rail in rails_of(state) if rail.address == found.address), None),
+        "rdma": sorted(one.name for one in state.rdma.values() if one.pci_address == found.address),
+        "netdevs": sorted(one.name for one in state.netdevs.values() if one.pci_address == found.address),
+    }
+
+
+def topology_text(document: Mapping[str, Any], style: Style) -> str:
+    """The matrix with rail and NUMA node of each row, what the letters mean, and the findings."""
+    functions = [*document["gpus"], *document["nics"]]
+    if not functions:
+        return style("dim", "no GPUs and no RDMA NICs")
+    names = [found["name"] for found in functions]
+    short = [*(found["name"] for found in document["gpus"]), *(f"NIC{index}" for index in range(len(document["nics"])))]
+    rows = [
+        [label, *(document["matrix"][found["name"]][other] for other in names), *_last_columns(found)]
+        for label, found in zip(short, functions, strict=True)
+    ]
+    used = {cell for row in document["matrix"].values() for cell in row.values()}
+    parts = [
+        columns(rows, ("", *short, "RAIL", "NUMA", "PCI", "LINK", "NAME")),
+        "\n".join(style("dim", f"{found.value:<6}{text}") for found, text in _LEGEND.items() if found.value in used),
+    ]
+    wrong = [
+        style("warn", line)
+        for found in document["findings"]
+        for line in style.wrap(f"{found['subject']}: {found['problem']}; {found['advice']}", 2)
+    ]
+    return "\n\n".join([*parts, "\n".join(wrong) or style("good", "nothing found that slows the way between them")])
+
+
+def _last_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
+    link = f"{found['linkSpeedGts']:g} GT/s x{found['linkWidth']}" if found["linkSpeedGts"] else "-"
+    return _text(found["rail"]), _text(found["numaNode"]), found["pciAddress"], link, found["name"]
+
+
+def _text(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def dot_lines(state: NodeState, topology: Topology) -> Iterator[str]:
+    """The tree of root buses, bridges, GPUs and NICs; a pair of GPU and its rail is joined by a dashed line."""
+    names, gpus, rails = _names(state), gpus_of(state), rails_of(state)
+    yield "graph topology {"
+    yield "  rankdir=TB; node [shape=box, fontname=sans];"
+    functions = (*gpus, *nics_of(state))
+    for label in dict.fromkeys(part for found in functions for part in (found.path or (found.address,))):
+        yield f'  "{label}" [{_shape(label, names, functions)}];'
+    edges = ((above, below) for found in functions for above, below in zip(found.path, found.path[1:], strict=False))
+    for above, below in dict.fromkeys(edges):
+        node = topology.nodes.get(below)
+        width = f' [label="x{node.link.width}"]' if node is not None and node.link.width else ""
+        yield f'  "{above}" -- "{below}"{width};'
+    for gpu in gpus:
+        rail = rail_of_gpu(gpu, gpus, rails)
+        if rail is not None:
+            label = f'[style=dashed, constraint=false, label="rail {rail.number}"]'
+            yield f'  "{gpu.address}" -- "{rail.address}" {label};'
+    yield "}"
+
+
+def _shape(label: str, names: Mapping[str, str], functions: Sequence[PciFunction]) -> str:
+    found = next((one for one in functions if one.address == label), None)
+    if found is None:
+        return f'label="{label}", shape=ellipse'
+    colour = "palegreen" if found.vendor == NVIDIA else "lightblue"
+    numa = f"\\nNUMA {found.numa_node}" if found.numa_node >= 0 else ""
+    return f'label="{names[label]}\\n{label}{numa}", style=filled, fillcolor={colour}'

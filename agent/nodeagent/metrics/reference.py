@@ -1,0 +1,58 @@
+"""The catalogue as Markdown: the generated half of docs/metrics.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nodeagent.metrics.attribution import USER_FAMILIES
+from nodeagent.metrics.dcgm import DCGM_METRICS
+from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
+from nodeagent.metrics.netdev_metrics import STATISTICS
+from nodeagent.metrics.node_metrics import AGENT_FAMILIES, NODE_FAMILIES
+from nodeagent.metrics.rdma_metrics import RDMA_FAMILIES
+from nodeagent.metrics.sources import Conversion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nodeagent.metrics.dcgm import GpuMetric
+    from nodeagent.metrics.exposition import Family
+
+MARK = "<!-- from here on made from the catalogue: nodeagent.metrics.reference -->\n"
+
+
+def catalogue_tables() -> str:
+    """All families by group, in the order in which they are shown."""
+    groups = (
+        ("GPUs, in our own names", (*OWN_GPU_METRICS, *_families(GPU_FAMILIES), *_families(USER_FAMILIES))),
+        ("Node", _families(NODE_FAMILIES)),
+        ("RDMA", _families(RDMA_FAMILIES)),
+        ("Statistics of the NIC's driver (mlx5)", STATISTICS),
+        ("The agent itself", _families(AGENT_FAMILIES)),
+    )
+    parts = [f"## GPUs, in DCGM's names\n\n{_dcgm_table(DCGM_METRICS)}"]
+    parts += [f"## {title}\n\n{_table(families)}" for title, families in groups]
+    return "\n\n".join(parts) + "\n"
+
+
+def _families(rows: Iterable[tuple[Family, object]]) -> tuple[Family, ...]:
+    return tuple(family for family, _ in rows)
+
+
+def _dcgm_table(metrics: Iterable[GpuMetric]) -> str:
+    lines = [
+        "| family | id | type | unit | source | conversion | with MIG | list |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for metric in metrics:
+        conversion = "" if metric.conversion is Conversion.NONE else metric.conversion.value
+        place = "instance" if metric.source.on_instances else "GPU"
+        cells = (metric.name, str(metric.field_id), metric.kind.value, metric.unit, str(metric.source), conversion)
+        lines.append(f"| {' | '.join((*cells, place, metric.shown.value))} |")
+    return "\n".join(lines)
+
+
+def _table(families: Iterable[Family]) -> str:
+    lines = ["| family | type | meaning |", "|---|---|---|"]
+    lines += [f"| {family.name} | {family.kind.value} | {family.help} |" for family in families]
+    return "\n".join(lines)

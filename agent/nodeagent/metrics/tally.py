@@ -1,0 +1,73 @@
+"""What follows from several samples: counters of what NVML only reports once, and rates of what it only counts.
+
+A Tally belongs to whoever takes the samples; what it hands out is immutable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nodeagent.state.gpu import GpuSample
+
+NVLINK_DATA_FIELDS = (138, 139)  # KiB sent and received over all links, without protocol overhead
+# Shown as 0 before the first of them: those that alerts are written for (NVIDIA, "Xid Errors").
+KNOWN_XIDS = (13, 31, 43, 45, 48, 61, 62, 63, 64, 68, 74, 79, 92, 94, 95, 119, 120)
+NO_XIDS: Mapping[tuple[int, int], int] = MappingProxyType({(code, -1): 0 for code in KNOWN_XIDS})
+
+
+@dataclass(frozen=True)
+class GpuTally:
+    """One GPU's history: errors by (Xid, GPU instance or -1) since the agent started, and the last of them (0: none).
+
+    `last_xid_seconds` is Unix time. `nvlink_megabytes_per_second` is DCGM's NVLINK_BANDWIDTH_TOTAL.
+    """
+
+    xids: Mapping[tuple[int, int], int] = field(default_factory=lambda: NO_XIDS)
+    last_xid: int = 0
+    last_xid_seconds: float | None = None
+    nvlink_megabytes_per_second: float | None = None
+
+
+NO_TALLY = GpuTally()
+
+
+class Tally:
+    """The history of all GPUs by UUID; `add` is called with every round of samples."""
+
+    def __init__(self) -> None:
+        self.gpus: Mapping[str, GpuTally] = MappingProxyType({})
+        self._nvlink: dict[str, tuple[float, float]] = {}
+
+    def add(self, samples: Iterable[GpuSample], now: float) -> Mapping[str, GpuTally]:
+        """The history with these samples in it; `now` in Unix seconds."""
+        gpus = dict(self.gpus)
+        for sample in samples:
+            before = gpus.get(sample.uuid, NO_TALLY)
+            gpus[sample.uuid] = self._with_nvlink(_with_xids(before, sample, now), sample, now)
+        self.gpus = MappingProxyType(gpus)
+        return self.gpus
+
+    def _with_nvlink(self, tally: GpuTally, sample: GpuSample, now: float) -> GpuTally:
+        """DCGM's rate: KiB a second, divided by 1000; none after a restart of the counters."""
+        kib = [sample.fields[number] for number in NVLINK_DATA_FIELDS if number in sample.fields]
+        if not kib:
+            return tally
+        total, before = sum(kib), self._nvlink.get(sample.uuid)
+        self._nvlink[sample.uuid] = (total, now)
+        if before is None or now <= before[1] or total < before[0]:
+            return replace(tally, nvlink_megabytes_per_second=None)
+        return replace(tally, nvlink_megabytes_per_second=(total - before[0]) / (now - before[1]) / 1000)
+
+
+def _with_xids(tally: GpuTally, sample: GpuSample, now: float) -> GpuTally:
+    if not sample.xids:
+        return tally
+    counts = dict(tally.xids)
+    for xid in sample.xids:
+        counts[xid.code, xid.gi_id] = counts.get((xid.code, xid.gi_id), 0) + 1
+    return replace(tally, xids=MappingProxyType(counts), last_xid=sample.xids[-1].code, last_xid_seconds=now)

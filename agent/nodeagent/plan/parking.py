@@ -1,0 +1,135 @@
+"""What goes away with a driver and comes back with it: interfaces, virtual functions, and all that is set on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from nodeagent.resources.base import Step
+from nodeagent.resources.link_restore import KeepSetup, RestoreLink
+from nodeagent.resources.qos_steps import QosStep, SetDcbxMode, SetDscpMap, SetEts, SetMaxRate, SetPfc
+from nodeagent.resources.sriov_steps import BindFunction, MakeVfs, SetVf
+from nodeagent.state.network import Netdev, PciFunction, VfLinkState, VfSetting, VirtualFunction
+from nodeagent.state.node import NodeState
+from nodeagent.state.qos import Algorithm, DcbState
+from nodeagent.state.things import Hold, Kind, Thing
+
+UNIT = "quiet"
+WAS_SO = "was so before"
+VFIO_PCI = "vfio-pci"
+USUAL_MTU = 1500
+NO_MAC = "00:00:00:00:00:00"
+DCBX_HOST = 0x01
+PARKED = (Kind.NETDEV, Kind.PCI)
+QOS_STEPS: tuple[type[QosStep], ...] = (SetDcbxMode, SetPfc, SetEts, SetDscpMap, SetMaxRate)
+
+
+def parked(holds: Iterable[Hold], lost: set[Thing], state: NodeState) -> tuple[Thing, ...]:
+    """Interfaces and functions that stand on what goes away for a while, if there is anything to bring back.
+
+    The last of them comes back first: interfaces of physical functions, then physical functions (their virtual ones are
+    made through them), then virtual functions, then the interfaces of those.
+    """
+    found = {hold.holder for hold in holds if hold.held in lost and hold.holder.kind in PARKED}
+    return tuple(sorted((thing for thing in found if _is_set_up(thing, state)), key=lambda one: _rank(one, state)))
+
+
+def keep(thing: Thing) -> Step:
+    return KeepSetup(subject=thing, unit=UNIT, reason="goes away with its driver")
+
+
+def restores(thing: Thing, holds: Iterable[Hold], state: NodeState) -> tuple[Step, ...]:
+    """The steps that bring back what was set on an interface or function, in order."""
+    if thing.kind is Kind.NETDEV:
+        needs = tuple(dict.fromkeys(hold.held for hold in holds if hold.holder == thing))
+        return tuple(_restore_netdev(thing, needs, state))
+    return tuple(_restore_function(thing, state))
+
+
+def _restore_netdev(thing: Thing, needs: tuple[Thing, ...], state: NodeState) -> Iterator[Step]:
+    found = state.netdevs[thing.name]
+    yield RestoreLink(
+        subject=thing,
+        unit=UNIT,
+        reason=WAS_SO,
+        pci_address=found.pci_address,
+        mtu=found.mtu,
+        up=found.up,
+        entries=state.link_setups.get(thing.name, ()),
+        needs=needs,
+    )
+    for kind in QOS_STEPS if found.dcb is not None else ():
+        value = kind.observed(found.dcb) if found.dcb is not None else None
+        if value is not None and found.dcb is not None and _differs_after_load(kind, found.dcb):
+            yield kind(subject=thing, unit=UNIT, reason=WAS_SO, wanted=value, before=())
+
+
+def _differs_after_load(kind: type[QosStep], dcb: DcbState) -> bool:
+    """Whether somebody set it: a driver starts with firmware's rules, without flow control, tables and limits."""
+    if kind is SetDcbxMode:
+        return bool((dcb.dcbx or 0) & DCBX_HOST)
+    if kind is SetEts:
+        return dcb.ets is not None and Algorithm.ETS in dcb.ets.algorithms
+    value = kind.observed(dcb)
+    return value is not None and any(value)
+
+
+def _restore_function(thing: Thing, state: NodeState) -> Iterator[Step]:
+    found = state.pci[thing.name]
+    if found.vf_addresses:
+        count = len(found.vf_addresses)
+        yield MakeVfs(subject=thing, unit=UNIT, reason=WAS_SO, count=count, bind=False)
+    parent = state.pci.get(found.physfn)
+    if parent is None:
+        return
+    yield from _restore_settings(thing, found, parent, state)
+    if found.driver:
+        driver = found.driver if found.driver == VFIO_PCI else ""
+        yield BindFunction(subject=thing, unit=UNIT, reason=WAS_SO, driver=driver, before="")
+
+
+def _restore_settings(thing: Thing, found: PciFunction, parent: PciFunction, state: NodeState) -> Iterator[Step]:
+    netdev = next((one for one in state.netdevs.values() if one.pci_address == parent.address), None)
+    index = parent.vf_addresses.index(found.address) if found.address in parent.vf_addresses else -1
+    kept = _kept(netdev, index)
+    fresh = VirtualFunction(index, mac=NO_MAC, link_state=VfLinkState.AUTO)
+    for setting in VfSetting if kept is not None and netdev is not None else ():
+        value = kept.value(setting) if kept is not None else None
+        before = fresh.value(setting) or ()
+        switch = setting in (VfSetting.SPOOFCHK, VfSetting.TRUST)  # drivers differ in what they start with
+        if netdev is not None and value is not None and (switch or value != before):
+            yield SetVf(
+                subject=thing,
+                unit=UNIT,
+                reason=WAS_SO,
+                netdev=netdev.name,
+                index=index,
+                setting=setting,
+                wanted=value,
+                before=before,
+            )
+
+
+def _kept(netdev: Netdev | None, index: int) -> VirtualFunction | None:
+    vfs = netdev.vfs if netdev is not None else ()
+    return next((one for one in vfs if one.index == index), None)
+
+
+def _is_set_up(thing: Thing, state: NodeState) -> bool:
+    """Whether somebody did something to it that a driver does not do by itself."""
+    if thing.kind is Kind.PCI:
+        return thing.name in state.pci
+    found = state.netdevs.get(thing.name)
+    if found is None:
+        return False
+    dcb = found.dcb
+    has_qos = dcb is not None and any(_differs_after_load(kind, dcb) for kind in QOS_STEPS)
+    has_vfs = found.pci_address in state.pci and bool(state.pci[found.pci_address].vf_addresses)
+    return found.up or found.mtu != USUAL_MTU or has_qos or has_vfs or bool(state.link_setups.get(thing.name))
+
+
+def _rank(thing: Thing, state: NodeState) -> tuple[int, str]:
+    netdev = state.netdevs.get(thing.name) if thing.kind is Kind.NETDEV else None
+    address = netdev.pci_address if netdev is not None else thing.name
+    is_vf = address in state.pci and state.pci[address].is_vf
+    order = ((Kind.NETDEV, True), (Kind.PCI, True), (Kind.PCI, False), (Kind.NETDEV, False))
+    return order.index((thing.kind, is_vf)), thing.name

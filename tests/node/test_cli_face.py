@@ -1,0 +1,172 @@
+"""The command at a terminal and in a shell: colours, progress, help, completion, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent_process import PROFILE, command, run_command
+from cli_driver import Cli
+from nodeagent.cli import VERBS
+from nodeagent.errors import UsageError
+from nodeagent.host.paths import JOURNAL
+from nodeagent.simulation.node import open_node
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+COLOUR = "\x1b["
+
+
+def test_colours_only_where_asked_for(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("show") == 0
+    assert COLOUR not in cli.out
+    assert cli("show", "--color", "always") == 0
+    assert COLOUR in cli.out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli("show", "--color", "always") == 0
+    assert COLOUR in cli.out
+    assert cli("show", "--color", "always", "-o", "json") == 0
+    assert COLOUR not in cli.out
+
+
+def on_terminal(*words: str, **variables: str) -> str:
+    """What the command writes to a terminal of 100 columns."""
+    leader, follower = os.openpty()
+    environment = {**os.environ, "COLUMNS": "100", **variables}
+    environment.pop("NO_COLOR", None) if "NO_COLOR" not in variables else None
+    process = subprocess.Popen(command(*words), env=environment, stdout=follower, stderr=follower, stdin=follower)
+    os.close(follower)
+    found = b""
+    try:
+        while part := os.read(leader, 65536):
+            found += part
+    except OSError:
+        pass  # EIO: the last writer has closed its end
+    process.wait(30)
+    os.close(leader)
+    return found.decode()
+
+
+def test_a_terminal_gets_colours_and_lines_that_fit(cli: Cli) -> None:
+    target = ("--simulate", PROFILE, "--simulate-dir", str(cli.root))
+    shown = on_terminal("show", *target)
+    assert COLOUR in shown
+    plain = re.sub(r"\x1b\[[0-9;]*[mK]", "", shown)
+    assert max(len(line.rstrip("\r")) for line in plain.split("\n")) <= 100
+    assert COLOUR not in on_terminal("show", *target, NO_COLOR="1")
+    assert COLOUR not in on_terminal("show", *target, "--color", "never")
+
+
+def test_progress_on_a_terminal_shows_the_step_at_work(fresh: Cli) -> None:
+    target = ("--simulate", PROFILE, "--simulate-dir", str(fresh.root), "--file", str(fresh.file))
+    said = on_terminal("apply", *target)
+    assert "act      load module nvidia ...\r\x1b[Kact      load module nvidia " in said
+
+
+def verbs_with_help() -> list[tuple[str, ...]]:
+    below = {
+        "modules": ("list", "load", "unload", "reload"),
+        "config": ("validate", "show", "example", "schema", "reference"),
+        "simulate": ("profiles", "heal", "remove", "lose", "hang", "load", "fail-module"),
+    }
+    return [(verb, *more) for verb in VERBS for more in [(), *((word,) for word in below.get(verb, ()))]]
+
+
+@pytest.mark.parametrize("words", verbs_with_help(), ids=" ".join)
+def test_every_verb_has_help_with_an_example(fresh: Cli, words: tuple[str, ...]) -> None:
+    assert fresh(*words, "--help", node=False) == 0
+    assert f"usage: nodeagent {' '.join(words)}" in fresh.out
+    assert "example" in fresh.out
+    assert f"  nodeagent {words[0]}" in fresh.out
+    assert max(len(line) for line in fresh.out.splitlines()) <= 120
+
+
+def test_the_overview_names_every_verb_and_exit_code(fresh: Cli) -> None:
+    assert fresh("--help", node=False) == 0
+    assert all(re.search(rf"^    {verb}\b", fresh.out, re.MULTILINE) for verb in VERBS)
+    codes = {int(code) for code in re.findall(r"(?:^|\s)(\d+) [a-z]", fresh.out[fresh.out.index("exit codes") :])}
+    assert codes >= {0, 1, 2, 3, 6, 7, 8, UsageError.exit_code, 75}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(fresh: Cli, shell: str) -> None:
+    assert fresh("completion", shell, node=False) == 0
+    assert "nodeagent" in fresh.out
+    program = shutil.which(shell)
+    if program:  # bash is everywhere; the others check their script where they are installed
+        checked = subprocess.run([program, "-n"], input=fresh.out, text=True, capture_output=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+
+
+def completions(line: str, tmp_path: Path) -> list[str]:
+    """What a shell would be offered for this command line."""
+    answer = tmp_path / "completions"
+    variables = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+        "_ARGCOMPLETE_IFS": "\n",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+    }
+    code = "import sys; sys.argv[0] = 'nodeagent'; from nodeagent.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, check=False)
+    return [word.strip() for word in answer.read_text().split("\n")]
+
+
+def test_completion_offers_verbs_options_and_choices(tmp_path: Path) -> None:
+    assert completions("nodeagent pl", tmp_path) == ["plan"]
+    assert set(completions("nodeagent modules ", tmp_path)) >= {"list", "load", "unload", "reload"}
+    assert completions("nodeagent plan --on", tmp_path) == ["--only"]
+    assert set(completions("nodeagent plan -o ", tmp_path)) == {"table", "json", "yaml"}
+
+
+def test_a_reader_that_goes_away_is_no_failure(cli: Cli) -> None:
+    words = command("show", "-o", "json", "--simulate", PROFILE, "--simulate-dir", str(cli.root))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_apply_stops_between_two_steps_when_asked(fresh: Cli) -> None:
+    place = ("--simulate", PROFILE, "--simulate-dir", str(fresh.root), "--file", str(fresh.file))
+    with subprocess.Popen(command("apply", *place), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as found:
+        assert found.stderr is not None
+        found.stderr.readline()
+        found.send_signal(signal.SIGTERM)
+        _, errors = found.communicate(timeout=30)
+    assert "stopped as asked" in errors
+    assert found.returncode == 3
+    assert not (fresh.root / JOURNAL.lstrip("/")).exists()
+    assert fresh("apply", file=True) == 0
+
+
+def test_status_and_simulate_find_the_only_simulated_agent(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without --simulate: the agent of this user that runs on a simulated node in its default place."""
+    tmp_path = tmp_path_factory.mktemp("s")  # short, as a unix socket's path has to be
+    variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    words = command("run", "--simulate", PROFILE, "--listen", "127.0.0.1:0")
+    with (tmp_path / "log").open("w") as log:
+        agent = subprocess.Popen(words, env={**os.environ, **variables}, stderr=log)
+    try:
+        until = time.monotonic() + 60
+        while "converged: " not in (tmp_path / "log").read_text() and time.monotonic() < until:
+            time.sleep(0.05)
+        status = run_command("status", "-o", "json", **variables)
+        assert json.loads(status.stdout)["pid"] == agent.pid
+        started = run_command("simulate", "job", "start", "--gpu", "0", **variables)
+        assert started.returncode == 0, started.stderr
+    finally:
+        agent.terminate()
+        assert agent.wait(20) == 0
+    assert open_node(PROFILE, str(tmp_path / f"nodeagent-{PROFILE}")).profile.name == PROFILE

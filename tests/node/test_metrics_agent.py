@@ -1,0 +1,259 @@
+"""The agent on a simulated DGX as seen from outside: Prometheus scrapes it, people look at it, GPUs go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nodeagent.simulation.machine import Machine
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 90
+# The queries of NVIDIA's dashboard 12239 whose values do not need Hopper's GPM.
+DCGM_DASHBOARD = (
+    'max(DCGM_FI_DEV_GPU_TEMP{Hostname=~".*", gpu=~".*"}) by (Hostname, gpu, uuid)',
+    'avg(DCGM_FI_DEV_GPU_TEMP{Hostname=~".*", gpu=~".*"})',
+    'max(DCGM_FI_DEV_POWER_USAGE{Hostname=~".*", gpu=~".*"}) by (Hostname, gpu, uuid)',
+    'sum(max(DCGM_FI_DEV_POWER_USAGE{Hostname=~".*", gpu=~".*"}) by (gpu))',
+    'max(DCGM_FI_DEV_SM_CLOCK{Hostname=~".*", gpu=~".*"} * 1000000) by (Hostname, UUID, gpu)',
+    'max(DCGM_FI_DEV_FB_USED{Hostname=~".*", gpu=~".*"}) by (Hostname, gpu, GPU_I_ID, GPU_I_PROFILE)',
+    'DCGM_FI_DEV_GPU_UTIL{gpu=~".*"}',
+)
+HOPPER_DASHBOARD = (
+    'max(DCGM_FI_PROF_GR_ENGINE_ACTIVE{Hostname=~".*", gpu=~".*"}) by (Hostname, gpu, GPU_I_ID, GPU_I_PROFILE)',
+    'max(DCGM_FI_PROF_PIPE_TENSOR_ACTIVE{Hostname=~".*", gpu=~".*"}) by (Hostname, gpu, GPU_I_ID, GPU_I_PROFILE)',
+)
+SPEC = """\
+version: 1
+modules: {nvidia: {}, rdma: {}}
+mig: [{mode: enabled, gpus: [0, 1], devices: {PROFILES}}]
+metrics: {listen: "127.0.0.1:0", node_exporter_names: true, textfile: /var/lib/nodeagent.prom}
+loop: {sample_seconds: 1, nvml_deadline_seconds: 1}
+"""
+PROFILES = {"dgx-a100": "{3g.20gb: 1, 1g.5gb: 2}", "dgx-h100": "{3g.40gb: 1, 1g.10gb: 2}"}
+
+
+def nodeagent(*words: str) -> list[str]:
+    return [sys.executable, "-m", "nodeagent", *words]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT / "agent"), "PYTHONUNBUFFERED": "1"}
+
+
+def until(what, seconds: float = PATIENCE_SECONDS):
+    """The first true answer."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.1)
+    return found
+
+
+@contextmanager
+def process(command, log: Path):
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment()) as running:
+        try:
+            yield running
+        finally:
+            running.terminate()
+            running.wait(30)
+
+
+class Agent:
+    """A running agent on a simulated node."""
+
+    def __init__(self, profile: str, directory: Path) -> None:
+        self.profile, self.directory = profile, directory
+        self.log = directory.parent / "agent.log"
+        self.address = ""
+
+    def options(self) -> list[str]:
+        return ["--simulate", self.profile, "--simulate-dir", str(self.directory)]
+
+    def text(self, path: str = "/metrics") -> str:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def value(self, name: str, *labels: str) -> float | None:
+        lines = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", self.text(), re.MULTILINE)
+        found = [float(number) for pairs, number in lines if all(label in pairs for label in labels)]
+        return found[0] if found else None
+
+    def find_address(self) -> bool:
+        done = subprocess.run(
+            nodeagent("status", "-o", "json", *self.options()), env=environment(), capture_output=True, check=False
+        )
+        document = json.loads(done.stdout or "{}")
+        if document.get("metrics") and document.get("condition") == "converged":
+            self.address = document["metrics"]
+        return bool(self.address)
+
+
+@contextmanager
+def running(profile: str, base: Path):
+    agent = Agent(profile, base / "n")
+    file = base / "node.yaml"
+    file.write_text(SPEC.replace("{PROFILES}", PROFILES[profile]))
+    with process(nodeagent("run", "--file", str(file), *agent.options()), agent.log):
+        until(agent.find_address)
+        until(lambda: agent.value("DCGM_FI_DEV_FB_USED", "GPU_I_ID") is not None)
+        yield agent
+
+
+@pytest.fixture(scope="module", params=["dgx-a100", "dgx-h100"])
+def agent(request, tmp_path_factory):
+    with running(request.param, tmp_path_factory.mktemp("m")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def prometheus(agent, tmp_path_factory):
+    """The address of a Prometheus that has scraped the agent twice."""
+    base = tmp_path_factory.mktemp("prometheus")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    rules = ROOT / "deploy" / "prometheus" / "rules.yaml"
+    (base / "prometheus.yml").write_text(
+        f"global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{rules}]\n"
+        f"scrape_configs: [{{job_name: nodeagent, static_configs: [{{targets: ['{agent.address}']}}]}}]\n"
+    )
+    options = [
+        f"--config.file={base}/prometheus.yml",
+        f"--storage.tsdb.path={base}/d",
+        f"--web.listen-address={address}",
+    ]
+    with process(["prometheus", *options], base / "log"):
+        until(lambda: query(address, "count_over_time(up[1m]) > 2"))
+        yield address
+
+
+def query(address: str, expression: str) -> list[dict]:
+    url = f"http://{address}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return json.load(answer)["data"]["result"]
+    except OSError:
+        return []
+
+
+def test_prometheus_takes_every_line(agent, prometheus):
+    (up,) = query(prometheus, "up")
+    assert up["value"][1] == "1"
+    lines = [line for line in agent.text().splitlines() if not line.startswith("#")]
+    (scraped,) = query(prometheus, "scrape_samples_scraped")
+    assert abs(int(scraped["value"][1]) - len(lines)) <= 10
+
+
+def test_nvidias_dashboard_finds_its_data(agent, prometheus):
+    queries = DCGM_DASHBOARD + (HOPPER_DASHBOARD if agent.profile == "dgx-h100" else ())
+    for expression in queries:
+        assert query(prometheus, expression), expression
+    instances = query(prometheus, 'DCGM_FI_DEV_FB_USED{GPU_I_ID!=""}')
+    assert len(instances) == 6
+    assert {found["metric"]["GPU_I_PROFILE"] for found in instances} == set(
+        re.findall(r"\dg\.\d+gb", PROFILES[agent.profile])
+    )
+
+
+def test_our_rules_evaluate(prometheus):
+    assert until(lambda: query(prometheus, "instance:nodeagent_gpu_power_watts:sum"))
+    assert query(prometheus, "count(nodeagent_gpu_up == 1)")[0]["value"][1] == "8"
+    with urllib.request.urlopen(f"http://{prometheus}/api/v1/rules", timeout=10) as answer:
+        groups = json.load(answer)["data"]["groups"]
+    assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
+    firing = [rule["name"] for group in groups for rule in group["rules"] if rule.get("state") == "firing"]
+    assert firing == []
+
+
+def test_rails_and_other_names(agent):
+    text = agent.text()
+    rails = set(re.findall(r'nodeagent_rdma_port_up\{[^}]*rail="(\d+)",gpu="(\d+)"', text))
+    assert rails == {(str(number), str(number)) for number in range(8)}
+    assert agent.value("node_infiniband_port_data_transmitted_bytes_total", 'device="mlx5_0"') is not None
+
+
+def test_pages_and_text_file(agent):
+    assert "GPU" in agent.text("/")
+    assert agent.text("/readyz") == "ready\n"
+    textfile = agent.directory / "var/lib/nodeagent.prom"
+    assert "DCGM_FI_DEV_GPU_TEMP" in textfile.read_text()
+    assert oct(textfile.stat().st_mode & 0o777) == "0o644"
+
+
+def test_metrics_verb_prints_what_a_scrape_gets(agent, tmp_path):
+    done = subprocess.run(nodeagent("metrics", *agent.options()), env=environment(), capture_output=True, check=True)
+    assert b"# TYPE DCGM_FI_DEV_GPU_TEMP gauge\n" in done.stdout
+    target = tmp_path / "x.prom"
+    command = nodeagent("metrics", "--textfile", str(target), *agent.options())
+    subprocess.run(command, env=environment(), check=True)
+    assert target.read_bytes().startswith(b"# HELP DCGM")
+
+
+def test_top_once_and_live(agent):
+    done = subprocess.run(
+        nodeagent("top", "--once", *agent.options()), env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "3g." in done.stdout
+    assert "mlx5_0/1" in done.stdout
+    mother, child = pty.openpty()
+    command = nodeagent("top", "--interval", "0.3", *agent.options())
+    with subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment()) as live:
+        os.close(child)
+        shown = read_until(mother, b"RECEIVED")
+        os.write(mother, b"q")
+        shown += read_until(mother, b"\x1b[?1049l")
+        assert live.wait(20) == 0
+    os.close(mother)
+    assert b"\x1b[?1049h" in shown
+
+
+def read_until(descriptor: int, wanted: bytes) -> bytes:
+    found = b""
+    while wanted not in found:
+        assert select.select([descriptor], [], [], PATIENCE_SECONDS)[0], found
+        found += os.read(descriptor, 65536)
+    return found
+
+
+def test_memory_stays_small(agent):
+    resident = agent.value("process_resident_memory_bytes")
+    assert resident < 60 << 20
+    done = subprocess.run(
+        nodeagent("status", "-o", "json", *agent.options()), env=environment(), capture_output=True, check=True
+    )
+    worker = Path(f"/proc/{json.loads(done.stdout)['nvmlPid']}/status").read_text()
+    assert int(re.search(r"VmRSS:\s+(\d+) kB", worker)[1]) < 40 << 10
+
+
+def test_a_lost_a_hanging_and_a_failing_gpu_cost_only_themselves(agent):
+    """Last in this file: it leaves the node hurt."""
+    with Machine.open(str(next(agent.directory.rglob("machine*")))) as machine:
+        hanging, lost, failing = (machine.gpus[index].uuid for index in (3, 4, 5))
+        machine.xid(failing, 94)
+        until(lambda: agent.value("nodeagent_gpu_xid_errors_total", failing, 'xid="94"') == 1)
+        machine.lose(lost)
+        machine.hang(hanging, "nvmlDeviceGetFieldValues", 120)
+        until(lambda: agent.value("nodeagent_gpu_up", hanging) == 0 and agent.value("nodeagent_gpu_up", lost) == 0)
+        assert agent.value("DCGM_FI_DEV_GPU_TEMP", hanging) is None
+        assert agent.value("DCGM_FI_DEV_GPU_TEMP", failing) is not None
+        assert agent.value("DCGM_FI_DEV_XID_ERRORS", failing) == 94
+        assert agent.value("nodeagent_nvml_hangs_total") >= 1
+        assert agent.text("/healthz") == "ok\n"
+        machine.clear_faults()
+        machine.lose(lost, lost=False)
+        until(lambda: agent.value("nodeagent_gpu_up", lost) == 1)

@@ -1,0 +1,76 @@
+"""A network that survives: what stands on an interface comes back after its driver was reloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeagent.plan.journal import Phase
+from nodeagent.resources.base import Step
+from sim_node import SimNode, Told, sim_node, text_of
+
+PF, NIC, OTHER = "0000:61:00.0", "enp97s0np0", "enp225s0np0"
+BASE = "disruption: {nic: allow}\nmodules:\n  rdma: {stack: inbox}\n  named: {mlx5_core: {}}\n"
+RELOAD = BASE.replace("{mlx5_core: {}}", "{mlx5_core: {parameters: {prof_sel: 1}}}")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[SimNode]:
+    with sim_node(tmp_path, "gpu-server-4x-a100", "in-process") as opened:
+        opened.converge(
+            BASE + f"links: [{{match: {NIC}, up: true, mtu: 9000, qos: {{setup: lossless-dscp26-prio3}}}}]\n"
+        )
+        opened.converge(BASE + f'sriov: [{{match: "{PF}", vfs: 2, trust: true, macs: ["02:00:00:00:61:00"]}}]\n')
+        opened.node.use_interface(NIC, "10.1.0.1/24", default_route=True)
+        opened.node.use_interface("enp97s0v0", "10.2.0.1/24")
+        yield opened
+
+
+def _network(node: SimNode) -> object:
+    kernel = node.kernel
+    return kernel.interfaces, kernel.vfs, node.host.links.vfs(NIC), kernel.drivers, kernel.overrides
+
+
+def test_everything_on_the_interfaces_comes_back_after_a_reload(node: SimNode) -> None:
+    before = _network(node)
+    told = Told()
+    outcome = node.converge(RELOAD, told)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    assert not outcome.failures
+    assert _network(node) == before
+    assert f"restore restore {NIC}: mtu 9000, up, address 10.1.0.1/24, default route" in told.lines
+    assert node.kernel.modules["mlx5_core"].parameters["prof_sel"] == "1"
+    assert not node.journal.exists()
+
+
+def test_a_used_network_is_left_alone_unless_it_is_allowed(node: SimNode) -> None:
+    before = _network(node)
+    outcome = node.converge(RELOAD.replace("allow", "when-idle"))
+    assert outcome.results == ()
+    assert f"default route on {NIC}" in text_of(outcome.plan)
+    assert _network(node) == before
+
+
+def test_a_crash_at_any_step_is_made_good_by_the_next_run(node: SimNode) -> None:
+    before = _network(node)
+
+    def crash(phase: Phase, step: Step) -> None:
+        if phase is Phase.RESTORE and str(step).startswith(f"restore {NIC}"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        node.converge(RELOAD, Told(before=crash))
+    assert not node.kernel.vfs
+    assert node.journal.exists()
+    outcome = node.converge(RELOAD)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    assert _network(node) == before
+
+
+def test_functions_that_are_made_anew_get_their_addresses_back(node: SimNode) -> None:
+    file = BASE + f'sriov: [{{match: "{PF}", vfs: 4}}]\n'
+    outcome = node.converge(file)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    assert node.kernel.interfaces["enp97s0v0"].addresses == ("10.2.0.1/24",)

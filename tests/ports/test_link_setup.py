@@ -1,0 +1,171 @@
+"""Addresses, routes, VLANs and bonds through rtnetlink: taken down and brought back on real interfaces.
+
+Each test runs in a network namespace of its own; deleting a veth pair and making it anew stands for a driver's reload.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+PROLOGUE = """
+import json, subprocess, threading
+from nodeagent.errors import *
+from nodeagent.host.files import LocalFiles
+from nodeagent.host.links import RtnlLinks
+
+def ip(arguments):
+    subprocess.run(["ip", *arguments.split()], check=True)
+
+def shown(arguments):
+    text = subprocess.run(["ip", "-j", *arguments.split()], check=True, capture_output=True, text=True).stdout
+    return json.loads(text)
+
+def addresses(name):
+    infos = shown(f"address show dev {name}")[0]["addr_info"]
+    return sorted((one["local"], one["prefixlen"]) for one in infos if one["scope"] == "global")
+
+def routes():
+    keys = ("dst", "gateway", "dev", "metric", "table", "protocol", "prefsrc", "nexthops", "metrics")
+    found = shown("-4 route show table all") + shown("-6 route show table all")
+    kept = [{key: one[key] for key in keys if key in one} for one in found if one.get("protocol") == "static"]
+    return sorted(kept, key=str)
+
+def pair():
+    ip("link add ens1 type veth peer name ens2")
+    ip("link set ens2 up")
+
+pair()
+links = RtnlLinks(LocalFiles())
+"""
+
+
+def _in_namespace(code: str) -> None:
+    mount = 'mount -t sysfs sysfs /sys && exec "$@"'
+    namespaces = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
+    command = ["unshare", *namespaces, "sh", "-c", mount, "sh", sys.executable, "-W", "error", "-c", PROLOGUE + code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+RESTORED = """
+def reload():
+    before = links.setups()["ens1"]
+    ip("link del ens1")
+    assert "ens1" not in links.setups()
+    pair()
+    links.await_link("ens1", "")
+    links.set_up("ens1", True)
+    links.restore("ens1", before)
+    links.restore("ens1", before)  # what is there already stays
+    return before
+"""
+
+
+def test_addresses_and_routes_come_back() -> None:
+    _in_namespace(
+        RESTORED
+        + """
+ip("link set ens1 up")
+for address in ("10.1.0.1/24", "10.1.0.2/24", "192.168.7.1/32", "fd00:1::1/64"):
+    ip(f"address add {address} dev ens1")
+ip("route add 10.9.0.0/16 via 10.1.0.254 metric 50 proto static mtu lock 8000")
+ip("route add default via 10.1.0.254 table 1000 src 10.1.0.2 proto static")
+ip("route add default via 10.1.0.254 proto static")
+ip("-6 route add fd00:9::/48 via fd00:1::fe metric 77 proto static")
+were, through = addresses("ens1"), routes()
+assert len(were) == 4 and len(through) == 4, (were, through)
+before = reload()
+assert addresses("ens1") == were, (addresses("ens1"), were)
+assert routes() == through, (routes(), through)
+texts = [text for text, _ in before]
+assert texts[:3] == ["address 10.1.0.1/24", "address 192.168.7.1/32", "address 10.1.0.2/24"], texts
+assert "default route via 10.1.0.254" in texts and "route 10.9.0.0/16 via 10.1.0.254" in texts, texts
+assert links.setups()["ens1"] == tuple(before) or set(dict(before)) == set(dict(links.setups()["ens1"]))
+"""
+    )
+
+
+def test_what_is_stacked_on_it_and_what_it_is_part_of_comes_back() -> None:
+    _in_namespace(
+        """
+ip("link add br0 type bridge")
+ip("link set ens1 mtu 9000 up")
+ip("link add link ens1 name mac0 address 02:00:00:00:01:00 mtu 8000 type macvlan mode bridge")
+ip("link set mac0 up")
+ip("address add 10.100.0.1/24 dev mac0")
+ip("route add 10.101.0.0/16 via 10.100.0.254 proto static")
+ip("link add ens3 type veth peer name ens4")
+ip("link set ens3 up master br0")
+through = routes()
+def stacked():
+    (found,) = shown("-d link show dev mac0")
+    return found["link"], found["address"], found["mtu"], found["linkinfo"]["info_data"]["mode"]
+was, before = stacked(), links.setups()
+for name in ("ens1", "ens3"):
+    ip(f"link del {name}")
+pair()
+ip("link add ens3 type veth peer name ens4")
+for name, mtu in (("ens1", 9000), ("ens3", 1500)):
+    links.set_mtu(name, mtu)
+    links.set_up(name, True)
+    links.restore(name, before[name])
+assert stacked() == was == ("ens1", "02:00:00:00:01:00", 8000, "bridge"), stacked()
+assert addresses("mac0") == [("10.100.0.1", 24)]
+assert routes() == through
+assert shown("link show dev ens3")[0]["master"] == "br0"
+assert before["ens3"] == (("part of br0", "master br0"),)
+"""
+    )
+
+
+def test_a_route_over_two_interfaces_comes_back_with_the_last_of_them() -> None:
+    _in_namespace(
+        """
+ip("link add ens3 type veth peer name ens4")
+ip("link set ens4 up")
+for name, address in (("ens1", "10.1.0.1/24"), ("ens3", "10.3.0.1/24")):
+    ip(f"link set {name} up")
+    ip(f"address add {address} dev {name}")
+ip("route add 10.9.0.0/16 proto static nexthop via 10.1.0.254 weight 2 nexthop via 10.3.0.254 weight 5")
+through, before = routes(), links.setups()
+for name in ("ens1", "ens3"):
+    ip(f"link del {name}")
+ip("link add ens3 type veth peer name ens4")
+ip("link set ens4 up")
+links.set_up("ens3", True)
+links.restore("ens3", before["ens3"])
+pair()
+links.set_up("ens1", True)
+links.restore("ens1", before["ens1"])
+assert routes() == through, (routes(), through)
+"""
+    )
+
+
+def test_the_name_is_waited_for_and_a_refusal_is_told_after_trying_all() -> None:
+    _in_namespace(
+        """
+ip("link set ens1 up")
+ip("address add 10.1.0.1/24 dev ens1")
+ip("route add 10.9.0.0/16 via 10.1.0.254 proto static")
+before = links.setups()["ens1"]
+ip("link del ens1")
+ip("link add eth9 type veth peer name ens2")
+ip("link set ens2 up")
+timer = threading.Timer(0.2, ip, ["link set eth9 name ens1"])
+timer.start()
+links.await_link("ens1", "")
+timer.join()
+try:
+    links.restore("ens1", before)  # it is down, so that the route is refused
+    raise AssertionError("not refused")
+except HostError as error:
+    text = str(error)
+assert text.startswith("restore ens1: refused: route 10.9.0.0/16 via 10.1.0.254 ("), text
+assert addresses("ens1") == [("10.1.0.1", 24)]
+"""
+    )

@@ -1,0 +1,167 @@
+"""Samples through both NVML adapters, over the simulator library: GPUs, instances, GPM, Xid errors, absences."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing
+
+import pytest
+
+from nodeagent.host.nvml import InProcessNvml
+from nodeagent.host.nvml_samples import FIELDS
+from nodeagent.host.nvml_worker import WorkerNvml
+from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nodeagent.state.gpu import Placement, Xid
+
+A100, H100 = 0, 1
+GIB = 1 << 30
+NOT_SUPPORTED, UNKNOWN = 3, 999
+GPM_APART_SECONDS = 0.15
+
+
+@pytest.fixture
+def machine(tmp_path):
+    devices = tmp_path / "devices"
+    devices.mkdir()
+    for name in ("nvidiactl", "nvidia0", "nvidia1"):
+        (devices / name).touch()
+    boards = [
+        BoardAt(board=board, pci_address=f"0000:{0x3B + minor:02x}:00.0", minor=minor, seed=str(minor))
+        for minor, board in enumerate(("A100-SXM4-40GB", "H100-80GB-HBM3"))
+    ]
+    with Machine.create(str(tmp_path / "machine"), boards, str(devices), "550.90.07") as made:
+        yield made
+
+
+@pytest.fixture(params=["in process", "worker"])
+def nvml(request, machine, tmp_path):
+    before = dict(os.environ)
+    environment = {"NVMLSIM_MACHINE": str(tmp_path / "machine")}
+    made = (
+        InProcessNvml(library_path(), environment)
+        if request.param == "in process"
+        else WorkerNvml(library_path(), environment, 3)
+    )
+    with closing(made):
+        yield made
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def uuid(machine, index):
+    return machine.gpus[index].uuid
+
+
+def test_values_of_the_whole_gpu(nvml, machine):
+    machine.set_load(uuid(machine, A100), 80)
+    first = nvml.samples()[A100]
+    assert first.memory_total_bytes > 39 * GIB
+    assert first.video_clock_mhz > 0
+    assert first.enforced_power_limit_milliwatts == 400_000
+    assert first.pcie_generation_max >= first.pcie_generation >= 1
+    assert first.performance_state in range(16)
+    assert first.clocks_event_reasons is not None
+    assert {3, 4, 82, 94, 142, 143, 144, 145} <= set(first.fields) <= set(FIELDS)
+    assert 10 < first.fields[82] < 110
+    assert first.read_seconds > 0
+    assert first.fan_percent is None, "SXM boards have no fan"
+
+
+def test_fields_are_the_same_when_asked_again(nvml):
+    first, second = nvml.samples()[A100], nvml.samples()[A100]
+    assert first.fields.keys() == second.fields.keys()
+
+
+def test_instances_have_memory_of_their_own(nvml, machine):
+    me = uuid(machine, A100)
+    nvml.set_mig_mode(me, enabled=True)
+    nvml.create_gpu_instance(me, "1g.5gb", Placement(0, 1))
+    nvml.create_gpu_instance(me, "3g.20gb", Placement(4, 4))
+    small, big = sorted(nvml.samples()[A100].instances, key=lambda found: found.memory_total_bytes)
+    assert small.memory_total_bytes < 5 * GIB < 19 * GIB < big.memory_total_bytes
+    gis = {found.placement.start: found.gi_id for gpu in nvml.gpus()[0] if gpu.uuid == me for found in gpu.instances}
+    assert (small.gi_id, big.gi_id) == (gis[0], gis[4])
+    nvml.destroy_gpu_instance(me, Placement(0, 1))
+    assert [found.gi_id for found in nvml.samples()[A100].instances] == [gis[4]]
+    assert nvml.samples()[H100].instances == ()
+
+
+def test_gpm_is_there_from_the_second_sample_on_and_only_where_the_gpu_has_it(nvml, machine):
+    machine.set_load(uuid(machine, H100), 90)
+    assert nvml.samples()[H100].gpm == {}
+    time.sleep(GPM_APART_SECONDS)
+    second = nvml.samples()
+    assert second[A100].gpm == {}
+    assert 0 <= second[H100].gpm[1] <= 100
+    assert 0 <= second[H100].gpm[10] <= 100
+    assert second[H100].gpm[20] >= 0
+
+
+def test_gpm_of_instances(nvml, machine):
+    me = uuid(machine, H100)
+    nvml.set_mig_mode(me, enabled=True)
+    nvml.create_gpu_instance(me, "1g.10gb", Placement(0, 1))
+    nvml.samples()
+    time.sleep(GPM_APART_SECONDS)
+    (instance,) = nvml.samples()[H100].instances
+    assert 0 <= instance.gpm[1] <= 100
+    assert not instance.gpm.keys() & {20, 21, 60, 61}, "PCIe and NVLink belong to the whole GPU"
+
+
+def test_xids_come_with_the_next_sample_of_their_gpu_and_once(nvml, machine):
+    assert [sample.xids for sample in nvml.samples()] == [(), ()]
+    machine.xid(uuid(machine, H100), 31)
+    machine.xid(uuid(machine, H100), 79)
+    assert [sample.xids for sample in nvml.samples()] == [(), (Xid(31), Xid(79))]
+    assert [sample.xids for sample in nvml.samples()] == [(), ()]
+
+
+def test_an_xid_names_its_instance(nvml, machine):
+    me = uuid(machine, A100)
+    nvml.set_mig_mode(me, enabled=True)
+    nvml.create_gpu_instance(me, "1g.5gb", Placement(2, 1))
+    (instance,) = nvml.samples()[A100].instances
+    (mig,) = (compute.uuid for gpu in nvml.gpus()[0] for found in gpu.instances for compute in found.compute_instances)
+    machine.xid(me, 43, mig)
+    assert nvml.samples()[A100].xids == (Xid(43, instance.gi_id),)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "nvmlDeviceGetFieldValues",
+        "nvmlDeviceGetSupportedEventTypes",
+        "nvmlDeviceGetMaxMigDeviceCount",
+        "nvmlGpmQueryDeviceSupport",
+        "nvmlDeviceGetEncoderUtilization",
+    ],
+)
+def test_a_driver_that_lacks_a_function_costs_only_its_values(nvml, machine, function):
+    machine.fail(uuid(machine, H100), function, NOT_SUPPORTED, 1000)
+    found = nvml.samples()[H100]
+    assert found.temperature_celsius is not None
+    assert found.memory_used_bytes is not None
+
+
+def test_a_fault_of_one_gpu_leaves_the_others(nvml, machine):
+    machine.fail(uuid(machine, A100), "nvmlDeviceGetFieldValues", UNKNOWN, 1)
+    assert [sample.uuid for sample in nvml.samples()] == [uuid(machine, H100)]
+    assert len(nvml.samples()) == 2
+
+
+def test_a_new_session_starts_anew(nvml, machine):
+    nvml.samples()
+    nvml.release()
+    machine.xid(uuid(machine, A100), 79)
+    assert nvml.samples()[A100].xids == (), "events before registration are not ours"
+    assert len(nvml.samples()) == 2
+
+
+def test_hangs_are_counted(machine, tmp_path):
+    environment = {"NVMLSIM_MACHINE": str(tmp_path / "machine")}
+    with closing(WorkerNvml(library_path(), environment, 0.5)) as worker:
+        assert len(worker.samples()) == 2
+        machine.hang(uuid(machine, A100), "nvmlDeviceGetFieldValues", 30)
+        assert [sample.uuid for sample in worker.samples()] == [uuid(machine, H100)]
+        assert worker.hangs() == 1
