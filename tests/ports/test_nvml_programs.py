@@ -106,7 +106,10 @@ def test_nvitops_exporter_serves_the_gpus(machine, environment, cut):
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as exporter:
         assert exporter.stderr is not None
         try:
-            assert any("Start the exporter" in line for line in exporter.stderr)
+            told = []
+            while not any("Start the exporter" in line for line in told):
+                told.append(exporter.stderr.readline())
+                assert told[-1], told
             page = scrape(f"http://127.0.0.1:{port}/metrics", machine.gpus[A100].uuid)
         finally:
             exporter.kill()

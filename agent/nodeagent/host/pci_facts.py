@@ -67,7 +67,7 @@ def _read_function(files: Files, address: str) -> PciFunction | None:
 
 def _vfio_minor(files: Files, group: str) -> int:
     """Minor of the group's device; its major is that of `vfio` in /proc/devices."""
-    number = files.read_optional("/".join((SYS_CLASS_VFIO, group, "dev"))) or ""
+    number = files.read_optional(f"{SYS_CLASS_VFIO}/{group}/dev") or ""
     return parse_count(number.partition(":")[2]) if group else -1
 
 
