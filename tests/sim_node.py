@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,11 @@ class SimNode:
     def everything(self) -> tuple[KernelState, tuple[MigLayout, ...]]:
         """All that the simulated machine is."""
         return self.kernel, self.mig()
+
+    def marks(self) -> dict[str, int]:
+        """Every file of the node with the time of its last change, but for the locks."""
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(self.node.directory) for name in names)
+        return {path: os.lstat(path).st_mtime_ns for path in found if not path.endswith("lock")}
 
     def uuid(self, index: int) -> str:
         return self.node.machine.gpus[index].uuid

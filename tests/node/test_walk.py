@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,20 +91,14 @@ def as_text(spec: Mapping[str, object]) -> str:
     return yaml.safe_dump({key: value for key, value in spec.items() if key != "version"})
 
 
-def marks(node: SimNode) -> dict[str, int]:
-    """Every file of the node with the time of its last change."""
-    found = (os.path.join(folder, name) for folder, _, names in os.walk(node.node.directory) for name in names)
-    return {path: os.lstat(path).st_mtime_ns for path in found if not path.endswith("/lock")}
-
-
 def assert_settled(node: SimNode, text: str) -> None:
     """The node is as the text says, owes nothing, and another run takes no step and writes nothing."""
-    before = marks(node)
+    before = node.marks()
     outcome = node.converge(text)
     assert outcome.plan.converged, text_of(outcome.plan)
     assert outcome.steps_taken == 0
     assert not outcome.failures
-    assert marks(node) == before
+    assert node.marks() == before
     assert not node.journal.exists()
 
 

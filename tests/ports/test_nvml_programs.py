@@ -110,19 +110,18 @@ def test_nvitops_exporter_serves_the_gpus(machine, environment, cut):
             while not any("Start the exporter" in line for line in told):
                 told.append(exporter.stderr.readline())
                 assert told[-1], told
-            page = scrape(f"http://127.0.0.1:{port}/metrics", machine.gpus[A100].uuid)
+            page = scrape(f"http://127.0.0.1:{port}/metrics", [machine.gpus[A100].uuid, *(row.uuid for row in cut)])
         finally:
             exporter.kill()
     series = dict(re.findall(r"^(gpu_\w+)\{[^}]*" + machine.gpus[A100].uuid + r"[^}]*\} (\S+)$", page, re.MULTILINE))
     assert 46 <= float(series["gpu_utilization_Percentage"]) <= 54
     assert float(series["gpu_memory_total_MiB"]) == 80 * 1024
-    assert all(row.uuid in page for row in cut)
 
 
-def scrape(address: str, wanted: str) -> str:
-    """The page once the exporter's first round of measurements is on it."""
+def scrape(address: str, wanted: list[str]) -> str:
+    """The page once the exporter has measured all of these for the first time."""
     while True:
         with urllib.request.urlopen(address) as answer:
             page = answer.read().decode()
-        if wanted in page:
+        if all(uuid in page for uuid in wanted):
             return str(page)
