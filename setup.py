@@ -18,6 +18,11 @@ class BuildNative(build_ext):
             return str(Path(*fullname.split(".")).with_name("libnvidia-ml.so.1"))
         return super().get_ext_filename(fullname)
 
+    def copy_extensions_to_source(self) -> None:
+        """For an editable install; the library's folder holds nothing that is in the repository."""
+        Path("agent/nodeagent/simulation/lib").mkdir(exist_ok=True)
+        super().copy_extensions_to_source()
+
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return [] if ext.name == SIMULATOR else super().get_export_symbols(ext)
 

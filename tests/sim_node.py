@@ -85,9 +85,10 @@ class SimNode:
         return self.kernel, self.mig()
 
     def marks(self) -> dict[str, int]:
-        """Every file of the node with the time of its last change, but for the locks."""
+        """Every file of the node with the time of its last change, but for the lock and the simulation's own."""
         found = (os.path.join(folder, name) for folder, _, names in os.walk(self.node.directory) for name in names)
-        return {path: os.lstat(path).st_mtime_ns for path in found if not path.endswith("lock")}
+        files = (path for path in found if "/.simulation/" not in path and not path.endswith("/lock"))
+        return {path: os.lstat(path).st_mtime_ns for path in files}
 
     def uuid(self, index: int) -> str:
         return self.node.machine.gpus[index].uuid

@@ -93,12 +93,12 @@ def as_text(spec: Mapping[str, object]) -> str:
 
 def assert_settled(node: SimNode, text: str) -> None:
     """The node is as the text says, owes nothing, and another run takes no step and writes nothing."""
-    before = node.marks()
+    before = node.marks(), node.everything()
     outcome = node.converge(text)
     assert outcome.plan.converged, text_of(outcome.plan)
     assert outcome.steps_taken == 0
     assert not outcome.failures
-    assert node.marks() == before
+    assert (node.marks(), node.everything()) == before
     assert not node.journal.exists()
 
 

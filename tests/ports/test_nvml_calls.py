@@ -240,7 +240,7 @@ def test_samples_are_newer_than_what_was_seen(client, machine, uuids):
     client("time.sleep(0.5)")
     client("kind, found = nvmlDeviceGetSamples(g0, NVML_GPU_UTILIZATION_SAMPLES, 0)")
     values = client("[s.sampleValue.uiVal for s in found]")
-    assert 4 <= len(values) <= 8
+    assert len(values) >= 4
     assert all(46 <= value <= 54 for value in values)
     assert client("sorted(s.timeStamp for s in found) == [s.timeStamp for s in found]") is True
     assert client("nvmlDeviceGetSamples(g0, 1, found[-1].timeStamp + 10**7)") == MISSING
