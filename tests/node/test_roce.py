@@ -26,7 +26,7 @@ COMPUTE = ["mlx5_0", "mlx5_1", "mlx5_2", "mlx5_3", "mlx5_6", "mlx5_7", "mlx5_8",
 
 
 def ports(sim: SimNode) -> dict[str, RdmaPort]:
-    return {name: device.ports[0] for name, device in sim.observer.observe(()).rdma.items()}
+    return {name: device.ports[0] for name, device in sim.observer.observe((), with_roce=True).rdma.items()}
 
 
 def test_the_rails_become_as_the_file_says_and_nothing_moves_after(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_rails_become_as_the_file_says_and_nothing_moves_after(tmp_path: Pat
         marked = [name for name, port in found.items() if (port.roce_tos, port.traffic_class) == (106, 106)]
         assert sorted(marked) == COMPUTE
         assert {found[name].roce_mode for name in found} == {ROCE_V2}
-        assert sim.observer.observe(()).rdma_netns_shared is False
+        assert sim.observer.observe((), with_roce=True).rdma_netns_shared is False
         before = sim.everything()
         assert sim.plan(RAILS).transitions == ()
         sim.converge(RAILS)

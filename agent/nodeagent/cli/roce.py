@@ -96,7 +96,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 def _look(arguments: argparse.Namespace) -> tuple[NodeState, Mapping[tuple[str, int], tuple[Gid, ...]]]:
     with target_of(arguments).observer() as observer:
-        state = observer.observe(())
+        state = observer.observe((), with_roce=True)
         return state, gid_tables(observer.host.files, state)
 
 
@@ -233,7 +233,7 @@ def _gids_text(tables: list[dict[str, Any]]) -> str:
 
 def run_counters(arguments: argparse.Namespace) -> int:
     with target_of(arguments).observer() as observer:
-        state = observer.observe(())
+        state = observer.observe((), with_roce=True)
         counted = read_rdma(observer.host.files)
     wanted = {device for device, _ in _ports(arguments, state)}
     ports = [

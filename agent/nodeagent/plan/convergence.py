@@ -27,6 +27,7 @@ class Goal:
     wishes: Callable[[NodeState], tuple[Wish, ...]]
     interest: tuple[str, ...]
     terms: Terms
+    with_roce: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
         return tuple(RESOURCES[name](spec, state) for name in chosen)
 
     services = (*KNOWN_SERVICES, *spec.services)
-    return Goal(wishes, names_of_interest(spec), Terms(spec.disruption, services))
+    return Goal(wishes, names_of_interest(spec), Terms(spec.disruption, services), with_roce=spec.roce is not None)
 
 
 def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
     """Observe and plan. Who holds what is observed only if some step must have things quiet, or something is owed."""
-    state = observer.observe(goal.interest)
+    state = observer.observe(goal.interest, with_roce=goal.with_roce)
     wishes = goal.wishes(state)
     if goal.terms.owed or any(step.claims for wish in wishes for step in wish.steps):
         state = observer.add_holders(state, goal.terms.services)

@@ -33,14 +33,18 @@ class Observer:
         self.host = host
         self._peer_memory = PeerMemoryOwner(host.files)
 
-    def observe(self, interest: Sequence[str]) -> NodeState:
-        """Everything but the holders. `interest` are the modules whose files and parameters are wanted."""
+    def observe(self, interest: Sequence[str], *, with_roce: bool = False) -> NodeState:
+        """Everything but the holders. `interest` are the modules whose files and parameters are wanted.
+
+        RoCE defaults are looked at only when wanted: the kernel shows them in a configfs directory one has to make.
+        """
         host, files = self.host, self.host.files
         module_files = _module_files(host, interest)
         builtin = tuple(name for name, file in module_files.items() if file.builtin)
         modules = read_modules(files, parameters_of=(*interest, *module_files), builtin=builtin)
         pci = read_pci(files)
         gpus, unknown = _gpus(host) if "nvidia" in modules else ((), ())
+        netdevs, unread = _netdevs(host, pci)
         return NodeState(
             kernel=read_policy(files, self._peer_memory.among(modules)),
             modules=modules,
@@ -49,14 +53,14 @@ class Observer:
             pci=pci,
             driver=read_driver(files),
             gpus={found.uuid: found for found in gpus},
-            netdevs=_netdevs(host, pci),
-            rdma=read_rdma(files, with_counters=False, with_roce=True),
+            netdevs=netdevs,
+            rdma=read_rdma(files, with_counters=False, with_roce=with_roce),
             rdma_netns_shared=read_netns_shared(files),
             majors=read_majors(files),
             device_nodes=read_device_nodes(files),
             nvml_pid=host.nvml.pid(),
             processes=_described(host, gpus),
-            unknown=unknown,
+            unknown=unknown + unread,
         )
 
     def add_holders(self, state: NodeState, services: Iterable[str]) -> NodeState:
@@ -78,13 +82,16 @@ class Observer:
         )
 
 
-def _netdevs(host: Host, pci: Mapping[str, PciFunction]) -> Mapping[str, Netdev]:
+def _netdevs(host: Host, pci: Mapping[str, PciFunction]) -> tuple[Mapping[str, Netdev], tuple[Unknown, ...]]:
     """Interfaces with their quality of service, which only physical functions and software devices can have."""
     found = read_netdevs(host.files, host.links.uses())
-    own = (name for name, one in found.items() if name != LOOPBACK and not _is_vf(one, pci))
-    dcb = host.links.dcb.read_all(own)
-    vfs = {name: host.links.vfs(name) for name, one in found.items() if _has_vfs(one, pci)}
-    return {name: replace(one, dcb=dcb.get(name), vfs=vfs.get(name, ())) for name, one in found.items()}
+    own = [name for name, one in found.items() if name != LOOPBACK and not _is_vf(one, pci)]
+    try:
+        dcb = host.links.dcb.read_all(own)
+        vfs = {name: host.links.vfs(name) for name, one in found.items() if _has_vfs(one, pci)}
+    except HostError as error:  # the links themselves are known, and so is everything else on the node
+        return found, (Unknown("quality of service and virtual functions", str(error)),)
+    return {name: replace(one, dcb=dcb.get(name), vfs=vfs.get(name, ())) for name, one in found.items()}, ()
 
 
 def _has_vfs(found: Netdev, pci: Mapping[str, PciFunction]) -> bool:
