@@ -12,8 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent_process import FILE, PROFILE, Agent, agent_on, is_alive, run_command, workers_of
+from nodeagent.host.nvml import InProcessNvml
 from nodeagent.host.paths import CONTROL_SOCKET, JOURNAL
 from nodeagent.simulation.kernel_state import edited
+from nodeagent.simulation.machine_library import library_path
 from nodeagent.simulation.node import SimulatedNode, open_node
 
 
@@ -147,6 +149,19 @@ def test_drift_is_repaired_with_the_next_pass(agent: Agent, node: SimulatedNode)
     assert status["lastPass"]["stepsTaken"] >= 2
     assert node.kernel.state.interfaces["enp97s0np0"].mtu == 9000
     assert "gdrdrv" in node.kernel.state.modules
+
+
+def test_a_layout_changed_by_somebody_else_wakes_the_agent(agent: Agent, node: SimulatedNode) -> None:
+    """The interval is an hour: it is NVML's event that tells, collected with the next telemetry."""
+    passes = agent.status()["passes"]
+    uuid = node.machine.gpus[0].uuid
+    before = {row.placement for row in node.machine.mig_layout(uuid).rows}
+    other = InProcessNvml(library_path(), node.nvml_environment)
+    other.destroy_gpu_instance(uuid, max(before))
+    other.release()
+    status = agent.wait_until(lambda found: found["passes"] > passes and found["condition"] == "converged")
+    assert status["lastPass"]["reasons"] == ["mig layout changed"]
+    assert {row.placement for row in node.machine.mig_layout(uuid).rows} == before
 
 
 def test_a_job_blocks_only_what_it_stands_on_until_it_ends(agent: Agent, node: SimulatedNode) -> None:

@@ -149,6 +149,15 @@ def test_selectors(selector):
     assert lines(wish) == ["disable MIG on GPU1"]
 
 
+def test_a_selector_may_mean_a_gpu_that_does_not_answer_now_so_it_waits():
+    state = replace(node(board(0)), unknown=(Unknown("GPU GPU-dead", "no answer within 10 s"),))
+    wish = plan(wants(replace(DISABLED, gpus=("3", "0"))), state)
+    assert lines(wish) == ["disable MIG on GPU0"]
+    assert [(found.waits, found.problem) for found in wish.obstacles] == [
+        (True, "mig[0].gpus: no GPU that answers is 3; not read: GPU GPU-dead")
+    ]
+
+
 def test_an_unknown_selector_names_what_is_valid_and_the_others_go_on():
     wish = plan(wants(replace(DISABLED, gpus=("9", "0"))), node(board(0), board(1)))
     assert lines(wish) == ["disable MIG on GPU0"]

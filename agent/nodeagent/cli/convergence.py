@@ -136,11 +136,13 @@ def carry_out(
 
 
 def exit_code(outcome: Outcome) -> int:
+    if outcome.plan.converged:
+        return 0  # what failed on the way was mended by a later round, and the text names it
     if outcome.failures:
         return max(failure.error.exit_code for failure in outcome.failures)
     if any(entry.blockers for entry in outcome.plan.blocked):
         return BLOCKED
-    return 0 if outcome.plan.converged else NOT_AS_WISHED
+    return NOT_AS_WISHED
 
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:

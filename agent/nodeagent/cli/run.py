@@ -113,6 +113,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     host = supervisor.observer.host
     choices = Choices(spec.metrics, host.files)
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
+    sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
     if not target.simulated:
         sampler.statistics = DriverStatistics(is_wanted)
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pynvml
 
 from nodeagent.host import nvml_errors
+from nodeagent.host.nvml_events import GpuEvents
 from nodeagent.host.nvml_gpm import GPM_OF_GPU, GPM_OF_INSTANCE, GpmReader
 from nodeagent.host.nvml_read import optional
-from nodeagent.host.nvml_xids import XidEvents
 from nodeagent.state.gpu import GpuSample, InstanceSample
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ class Telemetry:
     def __init__(self) -> None:
         self._fields: dict[int, FieldArray] = {}
         self._absent: dict[int, set[str]] = {}
-        self._xids = XidEvents()
+        self._events = GpuEvents()
         self._gpm = GpmReader()
 
     def close(self) -> None:
-        self._xids.close()
+        self._events.close()
         self._gpm.close()
         self._fields.clear()
         self._absent.clear()
@@ -92,13 +92,15 @@ class Telemetry:
         uuid = pynvml.nvmlDeviceGetUUID(handle)
         values = dict(self._getters(handle, index))
         devices = tuple(_mig_devices(handle))
+        xids, mig_changed = self._events.since_last(handle, uuid)
         return GpuSample(
             uuid=uuid,
             **values,
             fields=self._fields.setdefault(index, FieldArray(FIELDS)).read(handle),
             gpm=self._gpm.of_gpu(handle, index, GPM_OF_GPU),
             instances=tuple(self._instances(handle, index, devices)),
-            xids=self._xids.since_last(handle, uuid),
+            xids=xids,
+            mig_changed=mig_changed,
             read_seconds=time.monotonic() - started,
         )
 

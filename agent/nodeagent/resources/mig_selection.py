@@ -27,15 +27,19 @@ class Selection:
     remarks: tuple[str, ...]
 
 
-def select(entries: Sequence[MigEntry], gpus: Iterable[Gpu]) -> Selection:
-    """Give every GPU the entry that names it; a GPU named by two entries belongs to neither."""
+def select(entries: Sequence[MigEntry], gpus: Iterable[Gpu], unread: Sequence[str] = ()) -> Selection:
+    """Give every GPU the entry that names it; a GPU named by two entries belongs to neither.
+
+    `unread` are GPUs that do not answer now: a selector without a GPU may mean one of them, so it has to wait.
+    """
     board = sorted(gpus, key=lambda one: one.index)
     named: dict[str, list[int]] = {}
     obstacles: list[Obstacle] = []
     remarks: list[str] = []
     for number, entry in enumerate(entries):
         found, unknown = _matching(entry, board)
-        obstacles += [_unknown(number, selector, board) for selector in unknown]
+        told = (_unread(number, name, unread) if unread else _unknown(number, name, board) for name in unknown)
+        obstacles.extend(told)
         for one in found:
             named.setdefault(one.uuid, []).append(number)
     if any(entry.gpus == ALL for entry in entries):
@@ -73,6 +77,11 @@ def _unknown(number: int, selector: str, board: Sequence[Gpu]) -> Obstacle:
     indices = f"0 to {board[-1].index}" if len(board) > 1 else str(board[0].index)
     advice = f"valid are indices {indices}, UUIDs, PCI addresses, and {', '.join(products)}"
     return Obstacle("mig", Thing(Kind.NODE, "node"), f"mig[{number}].gpus: no GPU is {selector}", advice)
+
+
+def _unread(number: int, selector: str, unread: Sequence[str]) -> Obstacle:
+    problem = f"mig[{number}].gpus: no GPU that answers is {selector}; not read: {', '.join(unread)}"
+    return Obstacle("mig", Thing(Kind.NODE, "node"), problem, "it waits until they answer", waits=True)
 
 
 def _twice(uuid: str, numbers: Sequence[int]) -> Obstacle:

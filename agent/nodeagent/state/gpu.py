@@ -164,7 +164,7 @@ class GpuSample:
     """Telemetry of one GPU at one moment; None where NVML does not support the value. Units stand in the names.
 
     `fields` maps NVML field ids and `gpm` GPM metric ids to their values in NVML's units (nvml.h); what the GPU does
-    not have is not in them. GPM values are means since the sample before. `xids` came in since the sample before.
+    not have is not in them. GPM values are means since the sample before. `xids` and `mig_changed` are events since it.
     `read_seconds` is what this reading took.
     """
 
@@ -198,6 +198,7 @@ class GpuSample:
     gpm: Mapping[int, float] = field(default_factory=dict)
     instances: tuple[InstanceSample, ...] = ()
     xids: tuple[Xid, ...] = ()
+    mig_changed: bool = False
     read_seconds: float = 0.0
 
     @property

@@ -61,9 +61,11 @@ class Sampler:
         self.view: View | None = None
         self.seconds = seconds
         self.statistics: Callable[[Sequence[str]], Statistics] = no_statistics
+        self.on_repartition: Callable[[], None] = lambda: None
         self._host, self._hardware, self._status = host, hardware, status
         self._choices = choices or Choices(Metrics(), host.files)
         self._samples: Sequence[GpuSample] = ()
+        self._passes_seen = 0
         self._sampled_at: float | None = None
         self._tally, self._unwrap = Tally(), Unwrap()
         self._costs: dict[str, float] = {}
@@ -127,6 +129,12 @@ class Sampler:
             self.view, self.snapshot = view, snapshot(view, FRESH_CYCLES * self.seconds)
         self._write_textfile(self.snapshot)
 
+    def _others_repartitioned(self, status: Status) -> bool:
+        """Whether a MIG layout changed, and not by a pass of ours that took steps since the last round."""
+        acted = status.passes != self._passes_seen and status.last is not None and status.last.outcome.steps_taken > 0
+        self._passes_seen = status.passes
+        return not acted and any(sample.mig_changed for sample in self._samples)
+
     def _sample(self, status: Status) -> None:
         """GPUs that are gone or hang show as nodeagent_gpu_up 0; a transition at work leaves the last values."""
         if not self._hardware.acquire(timeout=PATIENCE_SECONDS):
@@ -138,6 +146,8 @@ class Sampler:
             self._errors["gpus"] += 1
         finally:
             self._hardware.release()
+        if self._others_repartitioned(status):
+            self.on_repartition()
         if self._samples:
             self._sampled_at = time.time()
             self._tally.add(self._samples, self._sampled_at)

@@ -19,6 +19,7 @@ class Wake(StrEnum):
     RELOAD = "reload"  # SIGHUP, or asked by the control socket
     FILE = "node file changed"
     UDEV = "udev"
+    MIG = "mig layout changed"  # NVML's event
     ASKED = "asked"  # control socket
     STOP = "stop"
 

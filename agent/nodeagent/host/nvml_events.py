@@ -1,7 +1,7 @@
-"""Xid errors through NVML's events: collected in the session, handed out with the sample of the GPU they concern.
+"""Xid errors and changes of the MIG layout through NVML's events, handed out with the sample of the GPU they concern.
 
 Source: nvml.h, group nvmlEvents: nvmlEventTypeXidCriticalError has the Xid in eventData, and instance ids of 0xFFFFFFFF
-where it cannot be attributed.
+where it cannot be attributed; nvmlEventMigConfigChange comes on the parent device.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from nodeagent.host import nvml_errors
 from nodeagent.state.gpu import Xid
 
 _XID = 0x8  # nvmlEventTypeXidCriticalError
+_MIG = 0x100  # nvmlEventMigConfigChange
 _WHOLE_GPU = 0xFFFFFFFF
 _AT_ONCE = 256  # an error storm must not keep a sample from ending; the rest comes with the next one
 _OVER = (nvml_errors.TIMEOUT, nvml_errors.NOT_FOUND)
 
 
-class XidEvents:
+class GpuEvents:
     """One event set for all GPUs of a session; a GPU is registered when it is first asked about."""
 
     def __init__(self) -> None:
         self._set: Any = None
         self._registered: set[str] = set()
         self._waiting: dict[str, list[Xid]] = {}
+        self._repartitioned: set[str] = set()
 
     def close(self) -> None:
         if self._set is not None:
@@ -35,22 +37,25 @@ class XidEvents:
         self._set = None
         self._registered.clear()
         self._waiting.clear()
+        self._repartitioned.clear()
 
-    def since_last(self, handle: Any, uuid: str) -> tuple[Xid, ...]:
-        """What came in for this GPU since the last call; empty where the driver has no events."""
+    def since_last(self, handle: Any, uuid: str) -> tuple[tuple[Xid, ...], bool]:
+        """Xids of this GPU since the last call, and whether its MIG layout changed."""
         if uuid not in self._registered:
             self._register(handle)
             self._registered.add(uuid)
         if self._set is not None:
             self._drain()
-        return tuple(self._waiting.pop(uuid, ()))
+        changed = uuid in self._repartitioned
+        self._repartitioned.discard(uuid)
+        return tuple(self._waiting.pop(uuid, ())), changed
 
     def _register(self, handle: Any) -> None:
         try:
             supported = pynvml.nvmlDeviceGetSupportedEventTypes(handle)
-            if supported & _XID:
+            if wanted := supported & (_XID | _MIG):
                 self._set = self._set or pynvml.nvmlEventSetCreate()
-                pynvml.nvmlDeviceRegisterEvents(handle, _XID, self._set)
+                pynvml.nvmlDeviceRegisterEvents(handle, wanted, self._set)
         except pynvml.NVMLError as error:
             if not nvml_errors.is_absence(error.value):
                 raise
@@ -63,6 +68,8 @@ class XidEvents:
                 if error.value in _OVER or nvml_errors.is_absence(error.value):
                     return
                 raise
+            if event.eventType & _MIG:
+                self._repartitioned.add(pynvml.nvmlDeviceGetUUID(event.device))
             if event.eventType & _XID:
                 gi_id = -1 if event.gpuInstanceId == _WHOLE_GPU else event.gpuInstanceId
                 uuid = pynvml.nvmlDeviceGetUUID(event.device)
