@@ -169,7 +169,7 @@ def _network_holds(state: NodeState) -> Iterator[Hold]:
     for found in state.netdevs.values():
         this = netdev(found.name)
         for use in found.uses:
-            yield Hold(Thing(Kind.NODE, f"{use} on {found.name}"), this, "would be lost", refuses=False)
+            yield Hold(Thing(Kind.NODE, f"{use} on {found.name}"), this, "would be disturbed", refuses=False)
         if found.driver and found.driver in state.modules:
             yield Hold(this, module(found.driver), "is driven by it", refuses=False)
 
@@ -197,7 +197,7 @@ def _virtual_function_holds(state: NodeState) -> Iterator[Hold]:
             yield Hold(netdev(with_netdev[found.address]), this, "belongs to it", refuses=False)
         elif found.driver in state.modules and found.class_code.startswith(ETHERNET):
             text = f"interface of {found.address} in another network namespace"
-            yield Hold(Thing(Kind.NODE, text), this, "would be lost", refuses=False)
+            yield Hold(Thing(Kind.NODE, text), this, "would be disturbed", refuses=False)
 
 
 def _unexplained_references(state: NodeState) -> Iterator[Hold]:
