@@ -175,14 +175,12 @@ class Supervisor:
         reasons = tuple(sorted(self._schedule.reasons)) or (Wake.TIMER.value,)
         self._schedule = Schedule(float("inf"))
         try:
-            with self.hardware:
-                outcome = self._converge(started)
+            with self.hardware:  # until it is recorded: whoever reads the hardware next knows what we did to it
+                self._record(self._converge(started), reasons, started)
         except NodeAgentError as error:
             # An observation that fails as a whole, as with a damaged journal: nothing was changed, try again later.
             log.error("pass failed: %s", error)  # noqa: TRY400
             self._publish(replace(self.status, step="", trouble=str(error), passes=self.status.passes + 1))
-        else:
-            self._record(outcome, reasons, started)
         self._ended = time.monotonic()
         self._plan_next(started)
 

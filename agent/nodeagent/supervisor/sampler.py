@@ -129,8 +129,12 @@ class Sampler:
             self.view, self.snapshot = view, snapshot(view, FRESH_CYCLES * self.seconds)
         self._write_textfile(self.snapshot)
 
-    def _others_repartitioned(self, status: Status) -> bool:
-        """Whether a MIG layout changed, and not by a pass of ours that took steps since the last round."""
+    def _others_repartitioned(self) -> bool:
+        """Whether a MIG layout changed, and not by a pass of ours that took steps since the last round.
+
+        Asked while the hardware is held, so that a pass has either ended and is in the status, or not begun.
+        """
+        status = self._status()
         acted = status.passes != self._passes_seen and status.last is not None and status.last.outcome.steps_taken > 0
         self._passes_seen = status.passes
         return not acted and any(sample.mig_changed for sample in self._samples)
@@ -141,12 +145,13 @@ class Sampler:
             return
         try:
             self._samples = self._host.nvml.samples() if _observed(status).gpus else ()
+            repartitioned = self._others_repartitioned()
         except HostError:
-            self._samples = ()
+            self._samples, repartitioned = (), False
             self._errors["gpus"] += 1
         finally:
             self._hardware.release()
-        if self._others_repartitioned(status):
+        if repartitioned:
             self.on_repartition()
         if self._samples:
             self._sampled_at = time.time()
