@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from nodeagent.cli import main
-from nodeagent.spec.mig_parted import read_parted
+from nodeagent.spec.mig_parted import PartedFile, parse_parted
 from nodeagent.spec.reader import parse_spec
 from sim_node import GIB, SimNode, sim_node
 
@@ -120,8 +122,12 @@ def test_fit_says_which_layouts_are_possible(node: SimNode, mig: Mig) -> None:
     assert "do not fit beside what is in use" in out
 
 
+def parted(path: Path) -> PartedFile:
+    return parse_parted(path.read_text(), str(path))
+
+
 def labels() -> list[tuple[str, str]]:
-    return [("a100-40gb.yaml", label) for label in read_parted(str(PARTED / "good" / "a100-40gb.yaml")).configs]
+    return [("a100-40gb.yaml", label) for label in parted(PARTED / "good" / "a100-40gb.yaml").configs]
 
 
 def test_every_configuration_of_mig_parted_is_applied_asserted_and_exported_to_an_equal_file(
@@ -144,11 +150,29 @@ def test_every_configuration_of_mig_parted_is_applied_asserted_and_exported_to_a
 def meaning(path: Path, label: str) -> list[tuple[bool, dict[str, int]]]:
     """What each of eight GPUs of the kind A100 is to be."""
     found: list[tuple[bool, dict[str, int]]] = [(False, {})] * 8
-    for entry in read_parted(str(path)).config(label):
+    for entry in parted(path).config(label):
         for index in range(8) if entry.devices is None else entry.devices:
             if not entry.filters or "0x20B010DE" in entry.filters:
                 found[index] = (entry.enabled, dict(entry.counts))
     return found
+
+
+def test_a_file_of_mig_parted_on_the_standard_input(node: SimNode) -> None:
+    words = ("mig", "assert", "--simulate", node.node.kernel.profile.name, "--simulate-dir", node.node.directory)
+
+    def given(text: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "nodeagent", *words, "-f", "-"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    off = "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: false}]}\n"
+    assert given(off) == (0, "the layout is as wanted\n")
+    code, told = given(off.replace("all", "some"))
+    assert code == 2
+    assert "standard input:2:29: mig-configs.a[0].devices: expected all or a list of indices, found some" in told
+    code, told = given("version: 1\n")
+    assert code == 2
+    assert "--file -: standard input has no key mig-configs" in told
 
 
 @pytest.mark.parametrize("node", ["dgx-h100"], indirect=True)
@@ -226,7 +250,7 @@ def test_a_node_file_without_the_section_says_so(node: SimNode, mig: Mig, tmp_pa
     assert "has no section mig; name profiles such as 3g.20gb=1, a --layout, or another --file" in told
     code, _, told = mig("plan", "-f", node.write(DRIVER), "-c", "a")
     assert code == 2
-    assert "is a node file, which has no labels; expected a file of nvidia-mig-parted" in told
+    assert "has no key mig-configs, so there are no labels; expected a file of nvidia-mig-parted" in told
 
 
 def test_drift_report_binds_the_agent_and_not_the_operator(node: SimNode, mig: Mig) -> None:

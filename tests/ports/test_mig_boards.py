@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ import pytest
 from nodeagent.host.nvml import InProcessNvml
 from nodeagent.resources.mig import plan
 from nodeagent.resources.mig_conflict import layouts
-from nodeagent.resources.mig_names import layout_names
+from nodeagent.resources.mig_export import parted_document
+from nodeagent.resources.mig_names import layout_counts, layout_names
 from nodeagent.resources.mig_placement import Board
 from nodeagent.simulation.boards import BOARDS
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nodeagent.spec.mig_parted import entries_for, parse_parted
 from nodeagent.spec.schema import MigEntry, NodeSpec
 from nodeagent.state.gpu import Gpu, MigMode
 from nodeagent.state.node import NodeState
@@ -77,6 +80,21 @@ def test_every_layout_by_name_and_random_ones(tmp_path, name):
         for counts in chance.sample(possible, min(12, len(possible))):
             after = applied.make(MigEntry(MigMode.ENABLED, devices=dict(counts)))
             assert len(after.instances) == sum(count for _, count in counts)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_file_of_mig_parted_for_this_board_comes_back_equal(tmp_path, name):
+    """Each layout by name as such a file with the PCI id of the board as its filter, carried out and exported."""
+    with a_board(tmp_path, name) as applied:
+        there = applied.gpu()
+        for layout in layout_names(there.profiles):
+            enabled, counts = layout != "all-disabled", layout_counts(layout, there.profiles)
+            entry = {"device-filter": f"0x{there.pci_device_id:08X}", "devices": "all", "mig-enabled": enabled}
+            given = {"version": "v1", "mig-configs": {layout: [entry | {"mig-devices": counts}]}}
+            (wanted,) = entries_for(parse_parted(json.dumps(given), "given").config(layout), [there])
+            exported = json.dumps(parted_document([applied.make(wanted)], layout))
+            (found,) = parse_parted(exported, "exported").config(layout)
+            assert (found.enabled, found.devices, dict(found.counts)) == (enabled, None, counts)
 
 
 @pytest.mark.parametrize("name", BOARDS)

@@ -10,7 +10,7 @@ import pytest
 from mig_world import UUID, board
 from nodeagent.errors import SpecError, UsageError
 from nodeagent.resources.mig_export import parted_document
-from nodeagent.spec.mig_parted import entries_for, is_parted, parse_parted, read_parted
+from nodeagent.spec.mig_parted import entries_for, is_parted, parse_parted
 from nodeagent.spec.schema import MigEntry
 from nodeagent.state.gpu import MigMode
 
@@ -22,8 +22,12 @@ def gpus(count: int = 8, **changes: object):
     return [board(index, pci_device_id=A100_ID, pci_subsystem_id=0x144E10DE, **changes) for index in range(count)]
 
 
+def parted(name: str):
+    return parse_parted((DATA / name).read_text(), str(DATA / name))
+
+
 def entries(label: str, there=None) -> dict[str, MigEntry]:
-    found = read_parted(str(DATA / "good" / "a100-40gb.yaml")).config(label)
+    found = parted("good/a100-40gb.yaml").config(label)
     made = entries_for(found, gpus() if there is None else there)
     return {entry.gpus[0]: entry for entry in made}
 
@@ -68,8 +72,17 @@ def test_an_index_that_names_no_gpu_or_one_without_mig_is_told_with_its_line():
     with pytest.raises(SpecError, match=r"yaml:57:7: mig-configs.one-by-one\[0\].devices: there is no GPU 2; expected"):
         entries("one-by-one", gpus(2))
     plain = [replace(one, mig_mode=MigMode.UNSUPPORTED, product="Tesla T4") for one in gpus()]
-    with pytest.raises(SpecError, match=r"GPU 0 \(Tesla T4\) cannot do MIG; expected it to be left out"):
+    with pytest.raises(
+        SpecError, match=r"GPU 4 \(Tesla T4\) cannot do MIG; expected mig-enabled: false, or devices: all"
+    ):
         entries("one-by-one", plain)
+
+
+def test_mig_off_by_index_for_a_gpu_without_mig_is_nothing_to_do():
+    """As on a workstation whose display GPU stands between those that do MIG."""
+    there = [board(0), board(1, product="Display", mig_mode=MigMode.UNSUPPORTED), board(2)]
+    text = "version: v1\nmig-configs:\n  a: [{devices: [0, 1], mig-enabled: false, mig-devices: {}}]\n"
+    assert [entry.gpus for entry in entries_for(parse_parted(text, "f").config(""), there)] == [(UUID.format(0),)]
 
 
 def test_a_label_that_is_not_there_names_those_that_are():
@@ -80,7 +93,7 @@ def test_a_label_that_is_not_there_names_those_that_are():
 
 
 def test_json_is_read_too():
-    file = read_parted(str(DATA / "good" / "h100-80gb.json"))
+    file = parted("good/h100-80gb.json")
     assert list(file.configs) == ["all-1g.20gb", "mixed"]
     assert file.config("mixed")[1].devices == (6, 7)
 
@@ -135,7 +148,7 @@ def test_every_bad_file_has_its_mistakes_here():
 def test_mistakes_are_told_with_line_and_key(name):
     path = DATA / "bad" / f"{name}.yaml"
     with pytest.raises(SpecError) as caught:
-        read_parted(str(path))
+        parted(f"bad/{name}.yaml")
     told = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
     assert sorted(told) == sorted(MISTAKES[name])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -20,13 +21,14 @@ from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.mig_selection import ALL, select
 from nodeagent.resources.mig_wanted import wanted_mode
 from nodeagent.spec.mig_checkpoint import entries_of, read_checkpoint
-from nodeagent.spec.mig_parted import PartedEntry, entries_for, is_parted, read_parted
+from nodeagent.spec.mig_parted import CONFIGS, PartedEntry, entries_for, is_parted, parse_parted
 from nodeagent.spec.names import gpu_selector
 from nodeagent.spec.reader import parse_spec, read_text
 from nodeagent.spec.schema import MigDrift, MigEntry, NodeSpec
 from nodeagent.state.gpu import Gpu, MigMode
 from nodeagent.state.node import NodeState
 
+STANDARD_INPUT = "-"
 Entries = Callable[[NodeState], tuple[MigEntry, ...]]
 
 
@@ -57,13 +59,12 @@ def source_of(arguments: argparse.Namespace, target: Target) -> Source:
         return Source(lambda _state: (entry,), _policies(target))
     if not arguments.file:
         return _of_node_file(arguments, target)
-    text = read_text(arguments.file)
-    if is_parted(text, arguments.file):
-        config = read_parted(arguments.file).config(arguments.config)
+    text, name = _given(arguments.file)
+    if is_parted(text, name):
+        config = parse_parted(text, name).config(arguments.config)
         return Source(lambda state: _parted_entries(config, state), _policies(target))
-    if arguments.config:
-        problem = f"{arguments.file} is a node file, which has no labels"
-        raise UsageError(f"--config {arguments.config}: {problem}; expected a file of nvidia-mig-parted")
+    if arguments.config or arguments.file == STANDARD_INPUT:
+        raise UsageError(_not_parted(arguments, name))
     return _of_node_file(arguments, target)
 
 
@@ -93,6 +94,17 @@ def counts_of(words: Sequence[str]) -> dict[str, int]:
             raise UsageError(f"{word}: expected PROFILE=COUNT such as 3g.20gb=1, the count from 0 to 99")
         counts[name] = counts.get(name, 0) + int(count or 1)
     return counts
+
+
+def _given(file: str) -> tuple[str, str]:
+    """The text of a file, or of the standard input for -, and its name in messages."""
+    return (sys.stdin.read(), "standard input") if file == STANDARD_INPUT else (read_text(file), file)
+
+
+def _not_parted(arguments: argparse.Namespace, name: str) -> str:
+    option = f"--config {arguments.config}" if arguments.config else f"--file {arguments.file}"
+    advice = "expected a file of nvidia-mig-parted (of a ConfigMap, only what stands below its key config.yaml)"
+    return f"{option}: {name} has no key {CONFIGS}, so there are no labels; {advice}"
 
 
 def _parted_entries(config: Sequence[PartedEntry], state: NodeState) -> tuple[MigEntry, ...]:

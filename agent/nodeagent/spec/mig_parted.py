@@ -16,7 +16,6 @@ from typing import TypeVar
 from nodeagent.errors import SpecError, SpecProblem, UsageError
 from nodeagent.spec import names
 from nodeagent.spec.document import Items, Mark, Node, Pairs, Text, compose
-from nodeagent.spec.reader import read_text
 from nodeagent.spec.scalars import did_you_mean, found
 from nodeagent.spec.schema import MigEntry
 from nodeagent.state.gpu import Gpu, MigMode
@@ -74,11 +73,6 @@ def is_parted(text: str, file: str) -> bool:
     return isinstance(root, Pairs) and any(name.text == CONFIGS for name, _ in root.pairs)
 
 
-def read_parted(path: str) -> PartedFile:
-    """The file at `path`; SpecError with every problem in it."""
-    return parse_parted(read_text(path), path)
-
-
 def parse_parted(text: str, file: str) -> PartedFile:
     """The file in `text`; `file` is its name in messages. SpecError with every problem in it."""
     reader = _Reader(file)
@@ -91,8 +85,8 @@ def parse_parted(text: str, file: str) -> PartedFile:
 def entries_for(config: Sequence[PartedEntry], gpus: Iterable[Gpu]) -> tuple[MigEntry, ...]:
     """The configuration on these GPUs, one entry of the node file for each GPU that it covers.
 
-    Indices count the GPUs in PCI order, as nvidia-mig-parted does. SpecError where an index names no GPU, or one that
-    cannot do MIG.
+    Indices count the GPUs in PCI order, as nvidia-mig-parted does. SpecError where an index names no GPU, or where MIG
+    shall be on for one that cannot do it; off is what such a GPU is, and it gets no entry.
     """
     board = sorted(gpus, key=lambda one: one.pci_address)
     chosen: dict[str, MigEntry] = {}
@@ -123,8 +117,10 @@ def _wrong_indices(entry: PartedEntry, board: Sequence[Gpu]) -> Iterator[SpecPro
         problem = ""
         if index >= len(board):
             problem = f"there is no GPU {index}; expected 0 to {len(board) - 1}" if board else "there are no GPUs"
-        elif board[index].mig_mode is MigMode.UNSUPPORTED and entry.matches(board[index]):
-            problem = f"GPU {index} ({board[index].product}) cannot do MIG; expected it to be left out, or devices: all"
+        elif entry.enabled and board[index].mig_mode is MigMode.UNSUPPORTED and entry.matches(board[index]):
+            problem = (
+                f"GPU {index} ({board[index].product}) cannot do MIG; expected mig-enabled: false, or devices: all"
+            )
         if problem:
             yield SpecProblem(file, line, column, f"{path}.devices", problem)
 
