@@ -18,15 +18,20 @@ from vm.rig.packages import PROGRAMS
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "systemd" / "nodeagent.service"
+MIG_UNIT = ROOT / "systemd" / "nodeagent-mig.service"
 EXPOSURE_MOST = 4.9  # `systemd-analyze security` of systemd 252, 0 (nothing) to 10 (everything); the unit has 4.8
 
 
 @pytest.fixture(scope="module")
 def service() -> configparser.SectionProxy:
+    return unit(UNIT)["Service"]
+
+
+def unit(path: Path) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str
-    parser.read(UNIT)
-    return parser["Service"]
+    parser.read(path)
+    return parser
 
 
 def analyze(*words: str) -> str:
@@ -35,9 +40,10 @@ def analyze(*words: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    copy = tmp_path / UNIT.name
-    copy.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text()))
+@pytest.mark.parametrize("path", [UNIT, MIG_UNIT], ids=lambda path: path.stem)
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, path: Path) -> None:
+    copy = tmp_path / path.name
+    copy.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={sys.executable}", path.read_text()))
     assert analyze("verify", "--man=no", "--recursive-errors=no", str(copy)) == ""
 
 
@@ -47,6 +53,14 @@ def test_the_service_is_exposed_no_more_than_it_was() -> None:
     assert found is not None, report
     print(found[0])
     assert float(found[1]) <= EXPOSURE_MOST, report
+
+
+def test_the_mig_unit_may_do_what_the_agent_may_and_runs_before_it(service: configparser.SectionProxy) -> None:
+    mig = unit(MIG_UNIT)
+    same = ("CapabilityBoundingSet", "UMask", "ProtectSystem", "RuntimeDirectory", "StateDirectory")
+    assert {key: mig["Service"][key] for key in same} == {key: service[key] for key in same}
+    later = set(unit(UNIT)["Unit"]["Before"].split()) | {UNIT.name}
+    assert later <= set(mig["Unit"]["Before"].split())
 
 
 def test_what_a_restart_cannot_mend_is_not_restarted(service: configparser.SectionProxy) -> None:

@@ -31,7 +31,7 @@ if [ $verb = show ]; then
         case "$unit" in
         slow*) if [ -e $unit.seen ]; then cp $unit.next $unit
                elif [ -e $unit.next ]; then touch $unit.seen; echo Job=77; fi;;
-        stuck*) echo Job=78;;
+        stuck*|queued*) echo Job=78;;
         esac
         echo "ActiveState=$(cat $unit 2>/dev/null || echo inactive)"
         echo MainPID=41
@@ -45,6 +45,9 @@ none*) echo "Failed to $verb $1: Unit $1 not found." >&2; exit 5;;
 denied*) echo "Failed to $verb $1: Access denied" >&2; exit 4;;
 esac
 case "$verb $1" in
+"list-jobs queued"*) echo "78 $1 start waiting";;
+"list-jobs"*) echo "78 $1 start running";;
+"start queued"*) ;;
 "start broken"*) echo failed > $1;;
 "start slow"*) echo active > $1.next;;
 *stuck*) ;;
@@ -116,6 +119,19 @@ def test_a_unit_that_does_not_stop_meets_the_deadline(node: LocalFiles) -> None:
     _unit(node, "stuck.service", "active")
     with pytest.raises(DeadlineError, match=r"stop stuck\.service: still active after 0\.2 s"):
         _systemd(node, deadline_seconds=0.2).stop("stuck.service")
+
+
+def test_a_unit_that_starts_after_our_own_is_queued_and_not_waited_for(node: LocalFiles) -> None:
+    make_tree(Path(node.root), {"/proc/self/cgroup": "0::/system.slice/nodeagent-mig.service"})
+    _unit(node, "nodeagent-mig.service", "activating")
+    for unit in ("queued.service", "stuck.service"):
+        _unit(node, unit, "inactive")
+    _systemd(node).start("queued.service")
+    with pytest.raises(DeadlineError):
+        _systemd(node, deadline_seconds=0.5).start("stuck.service")
+    _unit(node, "nodeagent-mig.service", "active")
+    with pytest.raises(DeadlineError):
+        _systemd(node, deadline_seconds=0.5).start("queued.service")
 
 
 def test_a_systemd_that_does_not_answer_meets_the_deadline(node: LocalFiles) -> None:

@@ -15,6 +15,7 @@ BOOTS = (
     # Two run at a time, so the longest come first.
     Boot("commands", tests=("test_commands.py",)),
     Boot("service", tests=("test_service.py",), manager="systemd"),
+    Boot("mig-boot", tests=("test_mig_boot.py",), manager="systemd"),
     Boot("stock", tests=("test_modules.py", "test_facts.py")),
     Boot("network", tests=("test_qos.py", "test_rdma.py", "test_restore.py")),
     Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity module_blacklist=psample"),

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nodeagent.errors import DeadlineError, DeniedError, GoneError, HostError
-from nodeagent.host.paths import SYS_CGROUP, SYSTEM_BUS, SYSTEMD_RUNNING
+from nodeagent.host.paths import PROC, SYS_CGROUP, SYSTEM_BUS, SYSTEMD_RUNNING
 from nodeagent.host.ports import Clock, Files
+from nodeagent.host.process_facts import parse_cgroup
 from nodeagent.state.processes import Service
 
 PROPERTIES = "Id,LoadState,ActiveState,MainPID,ControlGroup,Job"
@@ -57,7 +58,11 @@ class Systemd:
         self._change("stop", unit, frozenset({"inactive", "failed"}))
 
     def start(self, unit: str) -> None:
-        """Start and wait until it is active. HostError if it fails, else as `stop`."""
+        """Start and wait until it is active. HostError if it fails, else as `stop`.
+
+        A unit that systemd starts only after the one we are part of, as clients after nodeagent-mig.service, is
+        queued and not waited for.
+        """
         self._change("start", unit, frozenset({"active"}))
 
     def _change(self, verb: str, unit: str, goal: frozenset[str]) -> None:
@@ -72,6 +77,15 @@ class Systemd:
             if self._clock.monotonic() >= end:
                 raise DeadlineError(verb, unit, f"still {now.state} after {self._deadline_seconds:g} s", ADVICE)
             self._clock.sleep(POLL_SECONDS)
+            if verb == "start" and self._waits_for_us(unit):
+                return
+
+    def _waits_for_us(self, unit: str) -> bool:
+        """Whether the job is held back while our own unit is still starting: it then waits for our end."""
+        own = parse_cgroup(self._files.read_optional(f"{PROC}/self/cgroup") or "").unit
+        if not own or self._unit(own).state != "activating":
+            return False
+        return self._run("list-jobs", "--no-legend", "--", unit).stdout.split()[-1:] == ["waiting"]
 
     def _check(self, verb: str, unit: str, done: subprocess.CompletedProcess[str]) -> None:
         if not done.returncode:

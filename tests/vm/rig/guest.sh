@@ -23,6 +23,7 @@ cp -r "$REPOSITORY/tests/vm/units" /etc/systemd/system
 for name in nodeagent nodeagent-probe; do
     cp "$REPOSITORY/systemd/nodeagent.service" "/etc/systemd/system/$name.service"
 done
+cp "$REPOSITORY/systemd/nodeagent-mig.service" /etc/systemd/system
 ln -s /dev/null /etc/systemd/system/tmp.mount # this Python may lie below /tmp
 # The service sees neither /home nor /root nor /tmp, and this Python, its packages and the sources may lie there.
 for part in python packages sources tests; do mkdir -p "/opt/nodeagent-test/$part"; done
@@ -31,4 +32,7 @@ mount --bind "$PACKAGES" /opt/nodeagent-test/packages
 mount --bind "$SOURCES" /opt/nodeagent-test/sources
 mount --bind "$REPOSITORY/tests" /opt/nodeagent-test/tests
 ln -s "python/bin/$PYTHON_NAME" /opt/nodeagent-test/program
+mkdir -p /opt/nodeagent/bin # where the units look for the command
+printf '#!/bin/sh\nexec /opt/nodeagent-test/program -m nodeagent "$@"\n' > /opt/nodeagent/bin/nodeagent
+chmod 0755 /opt/nodeagent/bin/nodeagent
 exec /lib/systemd/systemd --unit=nodeagent-test.target --show-status=no --log-target=kmsg --log-level=notice
