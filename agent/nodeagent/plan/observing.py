@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from nodeagent.errors import GoneError, HostError
+from nodeagent.errors import HostError
 from nodeagent.host.driver_facts import read_driver
 from nodeagent.host.kernel_policy import PeerMemoryOwner, read_policy
 from nodeagent.host.link_facts import read_netdevs, read_rdma
@@ -119,8 +119,6 @@ def _module_files(host: Host, interest: Sequence[str]) -> Mapping[str, ModuleFil
 def _gpus(host: Host) -> tuple[tuple[Gpu, ...], tuple[Unknown, ...]]:
     try:
         gpus, faults = host.nvml.gpus()
-    except GoneError:
-        return (), ()  # no driver: there are no GPUs to speak of, which is a fact and not a failure
-    except HostError as error:
+    except HostError as error:  # the module is loaded, so that "no driver" is a puzzle and not an absence
         return (), (Unknown("GPUs", str(error)),)
     return gpus, tuple(Unknown(f"GPU {fault.uuid}", fault.reason) for fault in faults)
