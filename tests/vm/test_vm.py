@@ -16,7 +16,7 @@ BOOTS = (
     Boot("commands", tests=("test_commands.py",)),
     Boot("service", tests=("test_service.py",), manager="systemd"),
     Boot("mig-boot", tests=("test_mig_boot.py",), manager="systemd"),
-    Boot("stock", tests=("test_modules.py", "test_facts.py")),
+    Boot("stock", tests=("test_modules.py", "test_facts.py", "test_contract.py")),
     Boot("network", tests=("test_qos.py", "test_rdma.py", "test_restore.py")),
     Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity module_blacklist=psample"),
 )
