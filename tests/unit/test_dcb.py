@@ -69,6 +69,8 @@ def test_requests_are_those_of_iproute2() -> None:
     assert codec.encode_app(NIC, rows) == _body("app add", "sent", codec.RTM_SETDCB)
     assert codec.encode_app(NIC, rows[1:], delete=True) == _body("app del", "sent", codec.RTM_SETDCB)
     assert codec.encode_dcbx(NIC, 0x09) == _body("dcbx set dev dcb0 host", "sent", codec.RTM_SETDCB)
+    buffers = PortBuffer((0, 0, 0, 1, 0, 0, 0, 0), (98304, 163840, 0, 0, 0, 0, 0, 0), 524160)
+    assert codec.encode_buffer(NIC, buffers) == _body("buffer", "sent", codec.RTM_SETDCB)
     # dcb means bytes per second where the kernel's header says kilobits, so 1gbit is 125 000 000 here.
     rates = (0, 0, 0, 125_000_000, 0, 0, 0, 0)
     assert codec.encode_max_rate(NIC, rates) == _body("maxrate", "sent", codec.RTM_SETDCB)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nodeagent.cli import roce_qos
 from nodeagent.cli.output import columns, emit, warn
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import UsageError
@@ -28,6 +29,7 @@ MATCH is a selector as in the node file: rail:0, rail:*, rdma:mlx5_*, a netdev, 
 examples:
   nodeagent roce show
   nodeagent roce gids --match rail:0
+  nodeagent roce qos --setup lossless-dscp26-prio3
   eval "$(nodeagent roce nccl-env)"
   nodeagent roce nccl-env --conf > nccl.conf
 """
@@ -82,6 +84,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
             verb.add_argument("--conf", action="store_true", help="lines for nccl.conf instead")
         add_target_options(verb)
         verb.set_defaults(run=runs[name])
+    roce_qos.add_verb(verbs, common)
 
 
 def run_show(arguments: argparse.Namespace) -> int:

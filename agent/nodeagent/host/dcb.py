@@ -14,7 +14,7 @@ from nodeagent.errors import GoneError, HostError, UnsupportedError
 from nodeagent.host import dcb_codec as codec
 from nodeagent.host.dcb_codec import RTM_GETDCB, RTM_SETDCB, Command
 from nodeagent.host.netlink import RouteSocket, refusal, route_socket
-from nodeagent.state.qos import DSCP_SELECTOR, AppEntry, DcbState, Eight, Ets, Pfc
+from nodeagent.state.qos import DSCP_SELECTOR, AppEntry, DcbState, Eight, Ets, Pfc, PortBuffer
 
 NO_DCB = frozenset({errno.EOPNOTSUPP, errno.ENODEV})
 DCBX_HOST = 0x01
@@ -77,6 +77,18 @@ class NetlinkDcb:
     def write_max_rate(self, netdev: str, kbit: Eight) -> None:
         encode = codec.encode_max_rate(netdev, kbit)
         _write(netdev, _Change("max rate", kbit, lambda state: state.max_rate_kbit, lambda _: encode))
+
+    def write_buffers(self, netdev: str, buffer_of: Eight, sizes_bytes: Eight) -> None:
+        """As the port says. The total goes back as it came: the kernel's struct has it, no driver takes it."""
+
+        def encode(state: DcbState) -> bytes:
+            total = state.buffer.total_bytes if state.buffer else 0
+            return codec.encode_buffer(netdev, PortBuffer(buffer_of, sizes_bytes, total))
+
+        def pick(state: DcbState) -> object:
+            return state.buffer and (state.buffer.buffer_of, state.buffer.sizes_bytes)
+
+        _write(netdev, _Change("buffers", (buffer_of, sizes_bytes), pick, encode))
 
     def write_dscp(self, netdev: str, entries: DscpMap) -> None:
         operation = "set dscp table on"

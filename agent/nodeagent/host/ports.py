@@ -152,6 +152,9 @@ class Dcb(Protocol):
     def write_dscp(self, netdev: str, entries: tuple[tuple[int, int], ...]) -> None:
         """Make the DSCP rows of the APP table these (DSCP, priority), sorted. Other rows stay."""
 
+    def write_buffers(self, netdev: str, buffer_of: tuple[int, ...], sizes_bytes: tuple[int, ...]) -> None:
+        """Receive buffer of each priority, and bytes of each buffer; mlx5 rounds down to its cells."""
+
     def write_max_rate(self, netdev: str, kbit: tuple[int, ...]) -> None:
         """Limits by traffic class in kilobits per second, 0 for none."""
 

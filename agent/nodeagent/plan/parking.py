@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from nodeagent.resources.base import Step
 from nodeagent.resources.link_restore import KeepSetup, RestoreLink
-from nodeagent.resources.qos_steps import QosStep, SetDcbxMode, SetDscpMap, SetEts, SetMaxRate, SetPfc
+from nodeagent.resources.qos_steps import QosStep, SetBuffers, SetDcbxMode, SetDscpMap, SetEts, SetMaxRate, SetPfc
 from nodeagent.resources.sriov_steps import BindFunction, MakeVfs, SetVf
 from nodeagent.state.network import Netdev, PciFunction, VfLinkState, VfSetting, VirtualFunction
 from nodeagent.state.node import NodeState
@@ -20,7 +20,7 @@ USUAL_MTU = 1500
 NO_MAC = "00:00:00:00:00:00"
 DCBX_HOST = 0x01
 PARKED = (Kind.NETDEV, Kind.PCI)
-QOS_STEPS: tuple[type[QosStep], ...] = (SetDcbxMode, SetPfc, SetEts, SetDscpMap, SetMaxRate)
+QOS_STEPS: tuple[type[QosStep], ...] = (SetDcbxMode, SetPfc, SetBuffers, SetEts, SetDscpMap, SetMaxRate)
 
 
 def parked(holds: Iterable[Hold], lost: set[Thing], state: NodeState) -> tuple[Thing, ...]:
@@ -69,6 +69,8 @@ def _differs_after_load(kind: type[QosStep], dcb: DcbState) -> bool:
         return bool((dcb.dcbx or 0) & DCBX_HOST)
     if kind is SetEts:
         return dcb.ets is not None and Algorithm.ETS in dcb.ets.algorithms
+    if kind is SetBuffers:  # sizes alone are the driver's own doing
+        return dcb.buffer is not None and any(dcb.buffer.buffer_of)
     value = kind.observed(dcb)
     return value is not None and any(value)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from nodeagent.resources.base import Obstacle, Step, Wish
 from nodeagent.resources.link_selection import select_netdevs
-from nodeagent.resources.qos_steps import QosStep, SetDcbxMode, SetDscpMap, SetEts, SetMaxRate, SetPfc
-from nodeagent.spec.qos import DcbxOwner, Ets, Qos, expanded
+from nodeagent.resources.qos_steps import QosStep, SetBuffers, SetDcbxMode, SetDscpMap, SetEts, SetMaxRate, SetPfc
+from nodeagent.spec.qos import Buffers, DcbxOwner, Ets, Qos, expanded
 from nodeagent.spec.schema import NodeSpec, Policy
 from nodeagent.state.network import Netdev
 from nodeagent.state.node import NodeState
-from nodeagent.state.qos import Algorithm, DcbState, Trust
+from nodeagent.state.qos import PRIORITIES, Algorithm, DcbState, PortBuffer, Trust
 from nodeagent.state.things import Kind, Thing, netdev
 
 WANTED = "the node file wants it so"
@@ -23,6 +23,7 @@ DCBX_HOST, DCBX_IEEE = 0x01, 0x08  # DCB_CAP_DCBX_HOST, DCB_CAP_DCBX_VER_IEEE
 NAMES: Mapping[type[QosStep], str] = {
     SetDcbxMode: "a dcbx mode",
     SetPfc: "priority flow control",
+    SetBuffers: "buffers",
     SetEts: "ets",
     SetDscpMap: "a dscp table",
     SetMaxRate: "a max rate",
@@ -85,6 +86,8 @@ def _wanted(wish: Qos, dcb: DcbState) -> Mapping[type[QosStep], tuple[Any, ...]]
         wanted[SetDcbxMode] = (_dcbx(wish.dcbx, dcb),)
     if wish.pfc is not None:
         wanted[SetPfc] = tuple(sorted(set(wish.pfc)))
+    if wish.buffers is not None:
+        wanted[SetBuffers] = _buffer_tables(wish.buffers, dcb)
     if wish.ets is not None:
         wanted[SetEts] = ets_tables(wish.ets)
     if wish.trust is Trust.PCP:
@@ -94,6 +97,13 @@ def _wanted(wish: Qos, dcb: DcbState) -> Mapping[type[QosStep], tuple[Any, ...]]
     if wish.max_rate_mbps is not None:
         wanted[SetMaxRate] = tuple(rate * 1000 for rate in wish.max_rate_mbps)
     return wanted
+
+
+def _buffer_tables(buffers: Buffers, dcb: DcbState) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The kernel takes both tables together: what the file leaves out stays as it is."""
+    present = dcb.buffer or PortBuffer((0,) * PRIORITIES, (0,) * PRIORITIES)
+    used = present.buffer_of if buffers.of_priority is None else buffers.of_priority
+    return used, present.sizes_bytes if buffers.bytes is None else buffers.bytes
 
 
 def _dcbx(owner: DcbxOwner, dcb: DcbState) -> int:
@@ -122,6 +132,10 @@ def refusal(found: Netdev, wish: Qos, policy: Policy) -> Obstacle | None:
     if missing:
         advice = "another driver version may; remove that part of qos"
         return _obstacle(found.name, f"its driver {found.driver} does not offer {' nor '.join(missing)}", advice)
+    if SetBuffers in wanted and found.dcb.buffer is not None:
+        needed, there = sum(wanted[SetBuffers][1]), found.dcb.buffer.total_bytes
+        if needed > there:
+            return _obstacle(found.name, f"buffers need {needed} bytes, its port has {there}", "make them smaller")
     pfc = wanted.get(SetPfc)
     restarts = pfc is not None and pfc != SetPfc.observed(found.dcb) and found.up
     if restarts and DEFAULT_ROUTE in found.uses and policy is not Policy.ALLOW:

@@ -131,6 +131,23 @@ class SetMaxRate(QosStep):
         host.links.dcb.write_max_rate(self.subject.name, self.wanted)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetBuffers(QosStep):
+    """Divide the receive memory: (buffer by priority, bytes by buffer). mlx5 sizes them by itself until then."""
+
+    def __str__(self) -> str:
+        used, sizes = self.wanted
+        rows = [_buffer_words(number, size, used) for number, size in enumerate(sizes) if size or number in used]
+        return f"set buffers of {self.subject.name} to {', '.join(rows)}"
+
+    @staticmethod
+    def observed(dcb: DcbState) -> tuple[Any, ...] | None:
+        return None if dcb.buffer is None else (dcb.buffer.buffer_of, dcb.buffer.sizes_bytes)
+
+    def apply(self, host: Host) -> None:
+        host.links.dcb.write_buffers(self.subject.name, *self.wanted)
+
+
 def dcbx_words(mode: int) -> str:
     """Host or firmware, with the bits of include/uapi/linux/dcbnl.h."""
     return f"{'host' if mode & 1 else 'firmware'} (0x{mode:x})"
@@ -140,6 +157,11 @@ def _class_words(number: int, share: int, algorithm: int) -> str:
     if algorithm == Algorithm.STRICT:
         return f"class {number} strict"
     return f"class {number} {share}%" if share else ""
+
+
+def _buffer_words(number: int, size: int, used: tuple[int, ...]) -> str:
+    users = " ".join(str(priority) for priority, buffer in enumerate(used) if buffer == number)
+    return f"buffer {number} {size} bytes{f' for priority {users}' if users else ''}"
 
 
 def _listed(priorities: tuple[int, ...]) -> str:

@@ -63,6 +63,7 @@ STEPS: Mapping[str, type[Step]] = {
         qos_steps.QosStep,
         qos_steps.SetDcbxMode,
         qos_steps.SetPfc,
+        qos_steps.SetBuffers,
         qos_steps.SetEts,
         qos_steps.SetDscpMap,
         qos_steps.SetMaxRate,

@@ -15,7 +15,7 @@ from nodeagent.errors import UnsupportedError
 from nodeagent.host.files import host_errors
 from nodeagent.simulation.attributes import refused
 from nodeagent.simulation.kernel_state import edited
-from nodeagent.state.qos import DSCP_SELECTOR, Algorithm, AppEntry, DcbState, Ets, Pfc
+from nodeagent.state.qos import DSCP_SELECTOR, Algorithm, AppEntry, DcbState, Ets, Pfc, PortBuffer
 
 if TYPE_CHECKING:
     from nodeagent.simulation.kernel import SimKernel
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DCBX_HOST = 0x01
 MOST_KBIT = 255_000_000
+BUFFER_TOTAL, BUFFER_CELL = 524_160, 128  # bytes
 HUNDRED_MBIT, ONE_GBIT, FINE_UP_TO = 100_000, 1_000_000, 25_500_000
 
 
@@ -70,6 +71,16 @@ class SimulatedDcb:
         if rounded != kbit:
             raise UnsupportedError(operation, netdev, f"read back as {rounded} after {kbit} was written")
 
+    def write_buffers(self, netdev: str, buffer_of: tuple[int, ...], sizes_bytes: tuple[int, ...]) -> None:
+        """Sizes come in cells, and not more than the port has (port_buffer.c)."""
+        operation = "set buffers on"
+        if sum(sizes_bytes) > BUFFER_TOTAL or max(buffer_of) >= len(sizes_bytes):
+            raise UnsupportedError(operation, netdev, "invalid argument")
+        cells = tuple(size // BUFFER_CELL * BUFFER_CELL for size in sizes_bytes)
+        self._edit(operation, netdev, buffer_of=buffer_of, buffer_bytes=cells)
+        if cells != sizes_bytes:
+            raise UnsupportedError(operation, netdev, f"read back as {cells} after {sizes_bytes} was written")
+
     def _edit(self, operation: str, netdev: str, **changes: Any) -> None:
         def edit(state: KernelState) -> KernelState:
             found = state.interfaces.get(netdev)
@@ -93,6 +104,7 @@ def dcb_of(interface: Interface) -> DcbState:
         pfc=Pfc(interface.pfc, delay=7),
         ets=Ets(interface.bandwidth, interface.algorithms, interface.class_of),
         max_rate_kbit=interface.max_rate,
+        buffer=PortBuffer(interface.buffer_of, interface.buffer_bytes, BUFFER_TOTAL),
         app=tuple(AppEntry(DSCP_SELECTOR, dscp, priority) for dscp, priority in interface.dscp),
     )
 

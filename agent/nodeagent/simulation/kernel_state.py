@@ -90,6 +90,8 @@ class Interface:
     class_of: tuple[int, ...] = (1, 0, 2, 3, 4, 5, 6, 7)
     dscp: tuple[tuple[int, int], ...] = ()
     max_rate: tuple[int, ...] = (0,) * 8
+    buffer_of: tuple[int, ...] = (0,) * 8
+    buffer_bytes: tuple[int, ...] = (262_016, *(0,) * 7)
 
 
 @dataclass(frozen=True)

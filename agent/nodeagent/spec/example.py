@@ -170,6 +170,10 @@ _EVERY_KEY = Example(
                         "classes": [0, 1, 2, 3, 4, 5, 6, 7],
                     },
                     "max_rate_mbps": [0, 0, 0, 0, 0, 0, 1000, 0],
+                    "buffers": {
+                        "of_priority": [0, 0, 0, 1, 0, 0, 0, 0],
+                        "bytes": [98304, 163840, 0, 0, 0, 0, 0, 0],
+                    },
                     "dcbx": "host",
                 },
             },

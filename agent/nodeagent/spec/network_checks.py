@@ -15,7 +15,7 @@ from nodeagent.state.qos import Trust
 
 
 def qos_tables(spec: NodeSpec) -> Iterator[Finding]:
-    """`links[].qos`: `ets.bandwidth`, `ets.classes` and `max_rate_mbps` have eight items; bandwidths add up to 100."""
+    """`links[].qos`: `ets`, `buffers` and `max_rate_mbps` have eight items in each table; bandwidths add up to 100."""
     for index, entry in enumerate(spec.links):
         place: Path = ("links", index, "qos")
         ets = entry.qos.ets if entry.qos else None
@@ -23,6 +23,9 @@ def qos_tables(spec: NodeSpec) -> Iterator[Finding]:
         tables = {"max_rate_mbps": rates}
         if ets is not None:
             tables |= {"ets.bandwidth": ets.bandwidth, "ets.classes": ets.classes}
+        buffers = entry.qos.buffers if entry.qos else None
+        if buffers is not None:
+            tables |= {"buffers.of_priority": buffers.of_priority, "buffers.bytes": buffers.bytes}
         for name, table in tables.items():
             if table is not None and len(table) != 8:
                 yield Finding((*place, *name.split(".")), f"expected eight numbers, found {len(table)}")
@@ -50,6 +53,30 @@ def qos_marking(spec: NodeSpec) -> Iterator[Finding]:
             yield Finding(place, problem, parts)
 
 
+def qos_buffers(spec: NodeSpec) -> Iterator[Finding]:
+    """`links[].qos.buffers`: a priority's buffer is not empty, and it has no priority with flow control beside others.
+
+    The second is a hint: what shares a lossless buffer is paused with it.
+    """
+    for index, entry in enumerate(spec.links):
+        qos = expanded(entry.qos) if entry.qos else Qos()
+        place: Path = ("links", index, "qos", "buffers")
+        used, sizes = (qos.buffers.of_priority or (), qos.buffers.bytes or ()) if qos.buffers else ((), ())
+        empty = sorted({buffer for buffer in used if buffer < len(sizes) and not sizes[buffer]})
+        if empty:
+            problem = f"of_priority uses buffer {', '.join(map(str, empty))}, which has no bytes; expected some"
+            yield Finding((*place, "bytes"), problem, ((*place, "of_priority"),))
+        lossless = {used[priority] for priority in qos.pfc or () if priority < len(used)}
+        shared = [
+            priority for priority, buffer in enumerate(used) if buffer in lossless and priority not in (qos.pfc or ())
+        ]
+        if shared:
+            problem = (
+                f"priority {', '.join(map(str, shared))} shares a buffer with one in pfc; expected a buffer of its own"
+            )
+            yield Finding((*place, "of_priority"), problem, (("links", index, "qos", "pfc"),), is_hint=True)
+
+
 def one_entry_per_function(spec: NodeSpec) -> Iterator[Finding]:
     """Two entries of `sriov` cannot have the same `match`, nor more `macs` or `guids` than `vfs`."""
     seen: dict[str, int] = {}
@@ -64,4 +91,9 @@ def one_entry_per_function(spec: NodeSpec) -> Iterator[Finding]:
                 yield Finding(("sriov", index, name), problem, (("sriov", index, "vfs"),))
 
 
-RULES: tuple[Callable[[NodeSpec], Iterator[Finding]], ...] = (qos_tables, qos_marking, one_entry_per_function)
+RULES: tuple[Callable[[NodeSpec], Iterator[Finding]], ...] = (
+    qos_tables,
+    qos_marking,
+    qos_buffers,
+    one_entry_per_function,
+)

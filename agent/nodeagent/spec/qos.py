@@ -53,6 +53,30 @@ class Ets:
 
 
 @dataclass(frozen=True)
+class Buffers:
+    """Receive buffers of the port. A buffer is lossless as soon as one priority with flow control uses it.
+
+    The first write takes mlx5 out of sizing them by itself (by MTU, speed and cable length) until the driver is
+    reloaded, so leave them alone unless the numbers are known to be right.
+    """
+
+    of_priority: tuple[int, ...] | None = key(
+        "Buffer of each of the eight priorities.",
+        default=None,
+        example="[0, 0, 0, 1, 0, 0, 0, 0]",
+        minimum=0,
+        maximum=7,
+    )
+    bytes: tuple[int, ...] | None = key(
+        "Size of each of the eight buffers in bytes; the driver rounds down to its cells, and then it is an error.",
+        default=None,
+        example="[98304, 163840, 0, 0, 0, 0, 0, 0]",
+        minimum=0,
+        maximum=2**32 - 1,
+    )
+
+
+@dataclass(frozen=True)
 class Qos:
     """Quality of service of an interface; what neither `setup` nor a key says stays as it is."""
 
@@ -85,13 +109,14 @@ class Qos:
         example="[0, 0, 0, 0, 0, 0, 1000, 0]",
         minimum=0,
     )
+    buffers: Buffers | None = key("Receive buffers of the port; left out: the driver sizes them.", default=None)
     dcbx: DcbxOwner | None = key(
         "Who decides about QoS; with firmware the switch may overrule what this file says.", default=None
     )
 
     def __hash__(self) -> int:
         """Mappings have no hash, and entries of `links` are keys of dictionaries."""
-        return hash((self.setup, self.trust, self.pfc, self.ets, self.max_rate_mbps, self.dcbx))
+        return hash((self.setup, self.trust, self.pfc, self.ets, self.max_rate_mbps, self.buffers, self.dcbx))
 
 
 _ROCE_DSCP: Mapping[str, int] = MappingProxyType({"26": 3, "48": 6})

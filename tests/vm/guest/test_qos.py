@@ -101,6 +101,22 @@ def test_writes_keep_what_they_do_not_mean(stub: NetlinkDcb) -> None:
     assert _shown("app") == {"ethtype_prio": [[0x8906, 3]], "dscp_prio": [[26, 3], [48, 6]]}
 
 
+def test_buffers_are_what_dcb_shows_and_the_reverse(stub: NetlinkDcb) -> None:
+    stub.write_buffers(NIC, (0, 0, 0, 1, 0, 0, 0, 0), (98304, 163840, 0, 0, 0, 0, 0, 0))
+    shown = _shown("buffer")
+    assert shown["prio_buffer"] == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert shown["buffer_size"] == [98304, 163840, 0, 0, 0, 0, 0, 0]
+    assert shown["total_size"] == 524160
+    _dcb("buffer", "set", "dev", NIC, "prio-buffer", "all:0", "5:2", "buffer-size", "all:0", "0:131072", "2:65536")
+    found = _state().buffer
+    assert found is not None
+    assert (found.buffer_of[5], found.sizes_bytes[:3], found.total_bytes) == (2, (131072, 0, 65536), 524160)
+    with pytest.raises(UnsupportedError, match="set buffers on dcb0: invalid argument"):
+        stub.write_buffers(NIC, (0,) * 8, (524161, 0, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(UnsupportedError, match="set buffers on dcb0: read back as"):
+        stub.write_buffers(NIC, (0,) * 8, (1000, 0, 0, 0, 0, 0, 0, 0))
+
+
 def test_refusals_are_seen_although_the_kernel_acknowledges_them(stub: NetlinkDcb) -> None:
     with pytest.raises(UnsupportedError, match="set ets on dcb0: invalid argument"):
         stub.write_ets(NIC, (60, 60, 0, 0, 0, 0, 0, 0), (2,) * 8, (0,) * 8)

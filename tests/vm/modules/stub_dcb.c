@@ -89,6 +89,22 @@ static int get_buffer(struct net_device *dev, struct dcbnl_buffer *out)
 	return 0;
 }
 
+static int set_buffer(struct net_device *dev, struct dcbnl_buffer *in)
+{
+	u64 sum = 0;
+	int i;
+
+	for (i = 0; i < DCBX_MAX_BUFFERS; i++)
+		sum += in->buffer_size[i];
+	if (sum > buffer.total_size)
+		return -EINVAL;
+	for (i = 0; i < DCBX_MAX_BUFFERS; i++) /* in cells, as the hardware has them */
+		buffer.buffer_size[i] = in->buffer_size[i] / 128 * 128;
+	memcpy(buffer.prio2buffer, in->prio2buffer, sizeof(buffer.prio2buffer));
+	writes++;
+	return 0;
+}
+
 static int set_app(struct net_device *dev, struct dcb_app *app)
 {
 	writes++;
@@ -125,6 +141,7 @@ static struct dcbnl_rtnl_ops operations = {
 	.ieee_setapp = set_app,
 	.ieee_delapp = del_app,
 	.dcbnl_getbuffer = get_buffer,
+	.dcbnl_setbuffer = set_buffer,
 	.getdcbx = get_dcbx,
 	.setdcbx = set_dcbx,
 };
