@@ -75,6 +75,7 @@ def test_functions_go_to_vfio_and_back(node: SimNode) -> None:
 
 def test_a_function_in_use_holds_up_the_change_of_its_number(node: SimNode) -> None:
     node.converge(_file("vfs: 2"))
+    node.host.links.set_up("enp97s0v1", True)
     node.node.use_interface("enp97s0v1", "10.1.0.1/24")
     plan = node.plan(_file("vfs: 4"))
     assert plan.transitions == ()

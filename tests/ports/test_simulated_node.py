@@ -173,6 +173,7 @@ def test_machine_catches_up_after_a_death_in_between(node, host):
 
 def test_interfaces_can_be_in_use(node, host):
     load(node, host, "mlx5_core")
+    host.links.set_up("enp12s0np0", True)
     node.use_interface("enp12s0np0", "10.1.0.1/24")
     assert host.links.uses()["enp12s0np0"] == ("address 10.1.0.1/24",)
     with pytest.raises(UsageError, match="there is none"):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from nodeagent.errors import GoneError, HostError
 from nodeagent.host import link_setup_codec as codec
 from nodeagent.host.files import host_errors
-from nodeagent.host.netlink import NETLINK_ROUTE, RouteSocket, route_socket
+from nodeagent.host.netlink import NETLINK_ROUTE, NO_SUCH_INTERFACE, RouteSocket, route_socket
 from nodeagent.host.netlink_codec import NLM_F_CREATE, NLM_F_REPLACE, attribute
 from nodeagent.host.paths import SYS_CLASS_NET, SYS_PCI_DEVICES
 from nodeagent.host.ports import Clock, Files
@@ -61,7 +61,12 @@ def with_stacked(found: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, li
 
 
 def restore_entries(netdev: str, entries: Entries) -> None:
-    """Bring back every entry that is missing; HostError names those that the kernel refused, after trying all."""
+    """Bring back every entry that is missing; HostError names those that the kernel refused, after trying all.
+
+    GoneError where the interface itself is not there: nothing of it can be brought back then.
+    """
+    if _index_of(netdev) is None:
+        raise GoneError("restore", netdev, NO_SUCH_INTERFACE)
     refused: list[str] = []
     with route_socket("restore", netdev) as opened:
         for text, data in entries:
@@ -71,7 +76,12 @@ def restore_entries(netdev: str, entries: Entries) -> None:
                 if error.errno != errno.EEXIST:
                     refused.append(f"{text} ({(error.strerror or '').lower()})")
     if refused:
-        raise HostError("restore", netdev, f"refused: {', '.join(refused)}", "everything else is back")
+        raise not_restored(netdev, refused)
+
+
+def not_restored(netdev: str, refused: Sequence[str]) -> HostError:
+    """What `Links.restore` says of entries, each with its reason, that could not be brought back."""
+    return HostError("restore", netdev, f"refused: {', '.join(refused)}", "everything else is back")
 
 
 def _restore(opened: RouteSocket, netdev: str, data: str) -> None:

@@ -16,7 +16,7 @@ from nodeagent.host.dcb import NetlinkDcb
 from nodeagent.host.files import ADVICE, ERROR_OF_ERRNO, host_errors
 from nodeagent.host.link_facts import read_uses
 from nodeagent.host.link_setup import await_link, read_setups, restore_entries
-from nodeagent.host.netlink import route_socket
+from nodeagent.host.netlink import NO_SUCH_INTERFACE, route_socket
 from nodeagent.host.ports import Dcb, Files, Functions
 from nodeagent.host.rdma_netlink import set_netns_shared
 from nodeagent.host.roce_defaults import MODE, TOS, write_default, write_traffic_class
@@ -82,7 +82,7 @@ def _set_link(operation: str, netdev: str, **attributes: Any) -> None:
     with _netlink(operation, netdev) as route:
         found = route.link_lookup(ifname=netdev)
         if not found:
-            raise GoneError(operation, netdev, "no such interface")
+            raise GoneError(operation, netdev, NO_SUCH_INTERFACE)
         route.link("set", index=found[0], **attributes)
 
 

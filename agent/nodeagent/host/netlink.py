@@ -29,6 +29,7 @@ from nodeagent.host.netlink_codec import (
 
 NETLINK_ROUTE = 0
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
+NO_SUCH_INTERFACE = "no such interface"  # plainer than the kernel's "no such device"
 RECEIVE_BYTES = 1 << 20
 DEADLINE_SECONDS = 30.0  # the kernel answers under one lock; a driver that configures firmware holds it for seconds
 

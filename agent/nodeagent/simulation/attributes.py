@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from nodeagent.host import paths
 from nodeagent.host.roce_defaults import MODE, TOS
 from nodeagent.simulation import roce_writes
-from nodeagent.simulation.kernel_state import KernelState, edited
+from nodeagent.simulation.kernel_state import Interface, KernelState, edited
 from nodeagent.simulation.profiles import Profile, Slot
 from nodeagent.simulation.reactions import bound, matches, unbound
 from nodeagent.simulation.tree_pci import pci_drivers
@@ -64,15 +64,24 @@ def with_link(state: KernelState, name: str, *, mtu: int | None = None, up: bool
     interface = state.interfaces.get(name)
     if interface is None:
         raise refused(errno.ENODEV)
-    if mtu is not None and (mtu < interface.min_mtu or (interface.max_mtu and mtu > interface.max_mtu)):
+    if mtu is not None and mtu_refusal(interface, mtu):
         raise refused(errno.EINVAL)
-    changed = replace(
-        interface,
-        mtu=interface.mtu if mtu is None else mtu,
-        up=interface.up if up is None else up,
-        default_route=interface.default_route and up is not False,  # routes go with the link, addresses stay
-    )
+    changed = replace(interface, mtu=interface.mtu if mtu is None else mtu, up=interface.up if up is None else up)
+    changed = changed if changed.up else without_uses(changed)
     return replace(state, interfaces=edited(state.interfaces, **{name: changed}))
+
+
+def mtu_refusal(interface: Interface, mtu: int) -> str:
+    """What dev_validate_mtu (net/core/dev.c) says by extended acknowledgement; empty where the MTU is possible."""
+    if mtu < interface.min_mtu:
+        return "mtu less than device minimum"
+    return "mtu greater than device maximum" if interface.max_mtu and mtu > interface.max_mtu else ""
+
+
+def without_uses(interface: Interface) -> Interface:
+    """What a link keeps when it goes down: its IPv4 addresses (fib_disable_ip, addrconf_ifdown)."""
+    kept = tuple(address for address in interface.addresses if ":" not in address)
+    return replace(interface, addresses=kept, routes=(), default_route=False)
 
 
 def _unbind(request: Write) -> KernelState:

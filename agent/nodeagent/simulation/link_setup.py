@@ -1,4 +1,4 @@
-"""Addresses and routes of the simulated interfaces, as they are kept and brought back; pure."""
+"""Addresses and routes of the simulated interfaces, as they are seen, kept and brought back; pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
+from nodeagent.errors import GoneError
+from nodeagent.host.netlink import NO_SUCH_INTERFACE
 from nodeagent.simulation.kernel_state import Interface, KernelState, edited
 
 DEFAULT_ROUTE = "default route"
@@ -19,14 +21,29 @@ def setup_of(interface: Interface) -> tuple[tuple[str, str], ...]:
     return tuple((text, text) for text in (*texts, *((DEFAULT_ROUTE,) if interface.default_route else ())))
 
 
-def with_setup(state: KernelState, name: str, entries: Iterable[tuple[str, str]]) -> KernelState:
-    """With everything that is missing. OSError ENODEV; ENETDOWN for a route while the interface is down."""
-    found = state.interfaces.get(name)
+def uses_of(interface: Interface) -> tuple[str, ...]:
+    """What would be disturbed if it went down; a link that is down carries nothing (host.link_facts.read_uses)."""
+    if not interface.up:
+        return ()
+    addresses = sorted(interface.addresses, key=lambda address: ":" in address)  # IPv4 first
+    routes = (f"route {route.partition(' ')[0]}" for route in interface.routes)
+    default = (DEFAULT_ROUTE,) if interface.default_route else ()
+    return (*default, *(f"address {address}" for address in addresses), *routes)
+
+
+def with_setup(
+    state: KernelState, name: str, entries: Iterable[tuple[str, str]]
+) -> tuple[KernelState, tuple[str, ...]]:
+    """With everything that is missing, and what was refused with its reason. GoneError without the interface."""
+    found, refused = state.interfaces.get(name), []
     if found is None:
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-    for _, data in entries:
-        found = _with_entry(found, data)
-    return replace(state, interfaces=edited(state.interfaces, **{name: found}))
+        raise GoneError("restore", name, NO_SUCH_INTERFACE)
+    for text, data in entries:
+        try:
+            found = _with_entry(found, data)
+        except OSError as error:
+            refused.append(f"{text} ({str(error.strerror).lower()})")
+    return replace(state, interfaces=edited(state.interfaces, **{name: found})), tuple(refused)
 
 
 def _with_entry(found: Interface, data: str) -> Interface:

@@ -107,15 +107,22 @@ class SimulatedNode:
             changed = replace(job, memory_regions=max(0, job.memory_regions + regions))
             draft.state = replace(draft.state, processes=edited(draft.state.processes, **{str(pid): changed}))
 
-    def use_interface(self, name: str, address: str = "", *, default_route: bool = False) -> None:
-        """Give an interface an address such as 10.1.0.1/24, or the default route. UsageError if it is not there."""
+    def use_interface(self, name: str, address: str = "", *, default_route: bool = False, route: str = "") -> None:
+        """Give an interface an address such as 10.1.0.1/24, a route such as 10.9.0.0/16 via 10.1.0.254, or the default.
+
+        UsageError if the interface is not there.
+        """
         with self.kernel.transaction() as draft:
             found = draft.state.interfaces.get(name)
             if found is None:
                 there = ", ".join(draft.state.interfaces)
                 raise UsageError(f"use interface {name}: there is none; there are {there}")
-            addresses = (*found.addresses, address) if address else found.addresses
-            changed = replace(found, addresses=addresses, default_route=default_route or found.default_route)
+            changed = replace(
+                found,
+                addresses=(*found.addresses, address) if address else found.addresses,
+                routes=(*found.routes, route) if route else found.routes,
+                default_route=default_route or found.default_route,
+            )
             draft.state = replace(draft.state, interfaces=edited(draft.state.interfaces, **{name: changed}))
 
     def _gpu(self, index: int) -> SimulatedGpu:

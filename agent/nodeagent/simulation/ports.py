@@ -9,18 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nodeagent.errors import GoneError, HostError
+from nodeagent.errors import GoneError, HostError, UnsupportedError
 from nodeagent.host import paths
 from nodeagent.host.clock import RealClock
 from nodeagent.host.files import ABSENT, LocalFiles, host_error, host_errors, rooted
+from nodeagent.host.link_setup import not_restored
+from nodeagent.host.netlink import NO_SUCH_INTERFACE
 from nodeagent.host.ports import Dcb, Functions
 from nodeagent.host.processes import ProcProcesses
 from nodeagent.host.sriov import SysfsFunctions
-from nodeagent.simulation.attributes import refused
+from nodeagent.simulation.attributes import mtu_refusal, refused
 from nodeagent.simulation.dcb import SimulatedDcb
 from nodeagent.simulation.holders import OpenDevice, device_behind, read_node, references
-from nodeagent.simulation.kernel_state import FakeProcess, KernelState, edited
-from nodeagent.simulation.link_setup import setup_of, with_setup
+from nodeagent.simulation.kernel_state import FakeProcess, Interface, KernelState, edited
+from nodeagent.simulation.link_setup import setup_of, uses_of, with_setup
 from nodeagent.simulation.roce import ConfigfsView, SimulatedRoce
 from nodeagent.simulation.tree_modules import proc_modules, shown_references
 from nodeagent.simulation.tree_network import COUNTERS, port_is_active
@@ -148,13 +150,8 @@ class SimulatedLinks(SimulatedRoce):
         self.functions: Functions = SysfsFunctions(SimulatedFiles(kernel), RealClock())
 
     def uses(self) -> dict[str, tuple[str, ...]]:
-        found = {}
-        for name, interface in self._kernel.state.interfaces.items():
-            route = ("default route",) if interface.default_route else ()
-            uses = (*route, *(f"address {address}" for address in interface.addresses))
-            if uses:
-                found[name] = uses
-        return found
+        found = ((name, uses_of(interface)) for name, interface in self._kernel.state.interfaces.items())
+        return {name: uses for name, uses in found if uses}
 
     def limits(self) -> dict[str, tuple[int, int]]:
         """(smallest, largest) MTU in bytes of each interface, as IFLA_MIN_MTU and IFLA_MAX_MTU give them."""
@@ -178,20 +175,33 @@ class SimulatedLinks(SimulatedRoce):
         return {name: entries for name, entries in found if entries}
 
     def restore(self, netdev: str, entries: tuple[tuple[str, str], ...]) -> None:
-        with host_errors("restore", netdev):
-            self._kernel.change(lambda state: with_setup(state, netdev, entries))
+        with host_errors("restore", netdev), self._kernel.transaction() as draft:
+            draft.state, refused = with_setup(draft.state, netdev, entries)
+        if refused:
+            raise not_restored(netdev, refused)
 
     def await_link(self, netdev: str, pci_address: str) -> None:  # noqa: ARG002 - it is there at once or never
         if netdev not in self._kernel.state.interfaces:
             raise GoneError("wait for", netdev, "not there after its driver")
 
     def set_up(self, netdev: str, up: bool) -> None:
-        with host_errors(f"set {'up' if up else 'down'}", netdev):
+        operation = f"set {'up' if up else 'down'}"
+        self._interface(operation, netdev)
+        with host_errors(operation, netdev):
             self._kernel.set_link(netdev, up=up)
 
     def set_mtu(self, netdev: str, mtu: int) -> None:
-        with host_errors(f"set mtu {mtu} on", netdev):
+        operation = f"set mtu {mtu} on"
+        if words := mtu_refusal(self._interface(operation, netdev), mtu):
+            raise UnsupportedError(operation, netdev, words)
+        with host_errors(operation, netdev):
             self._kernel.set_link(netdev, mtu=mtu)
+
+    def _interface(self, operation: str, netdev: str) -> Interface:
+        found = self._kernel.state.interfaces.get(netdev)
+        if found is None:
+            raise GoneError(operation, netdev, NO_SUCH_INTERFACE)
+        return found
 
 
 class SimulatedProcesses:

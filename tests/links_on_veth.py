@@ -1,0 +1,51 @@
+"""The real machine of tests/links_contract.py: a veth pair in a network namespace of its own, without a module's help.
+
+`python -m links_on_veth CLAUSE` runs one clause in the namespace that it is started in; `run` makes that namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from links_contract import CONTRACT, Machine
+from nodeagent.host.files import LocalFiles
+from nodeagent.host.links import RtnlLinks
+
+NAME, PEER = "ens1", "ens2"
+
+
+def run(clause: str) -> None:
+    """The clause in fresh namespaces, with a sysfs that shows their interfaces; needs root, or user namespaces."""
+    mount = 'mount -t sysfs sysfs /sys && exec "$@"'
+    namespaces = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
+    program = [sys.executable, "-W", "error", "-m", "links_on_veth", clause]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        ["unshare", *namespaces, "sh", "-c", mount, "sh", *program],
+        env=environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def make_machine() -> Machine:
+    _ip(f"link add {NAME} type veth peer name {PEER}")
+    _ip(f"link set {PEER} up")
+    files = LocalFiles()
+    return Machine(
+        links=RtnlLinks(files),
+        files=files,
+        name=NAME,
+        address=lambda text: _ip(f"address add {text} dev {NAME}" + (" nodad" if ":" in text else "")),
+        route=lambda text: _ip(f"route add {text} dev {NAME} proto static"),
+        unplug=lambda: _ip(f"link del {NAME}"),
+    )
+
+
+def _ip(arguments: str) -> None:
+    subprocess.run(["ip", *arguments.split()], check=True)
+
+
+if __name__ == "__main__":
+    next(clause for clause in CONTRACT if clause.__name__ == sys.argv[1])(make_machine())
