@@ -95,7 +95,9 @@ def assert_consistent(rig: Rig) -> None:
     """The tree on disk is the rendering of the state, file by file."""
     tree = render(rig.kernel.profile, rig.kernel.state, {})
     disk = shown(rig.directory)
-    assert set(disk) == {path for path in tree if path.startswith(("/sys", "/proc", "/dev/infiniband"))}
+    folders = {path for path, entry in tree.items() if entry.folder}
+    assert [path for path in folders if not os.path.isdir(rig.directory + path)] == []
+    assert set(disk) == {path for path in tree if path.startswith(("/sys", "/proc", "/dev/infiniband"))} - folders
     for path, entry in tree.items():
         if path in disk and entry.node is None:
             assert disk[path] == (entry.link or entry.content.decode(errors="surrogateescape")), path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
 import time
 
 import pytest
@@ -11,6 +13,7 @@ from nodeagent.errors import BusyError, DeadlineError, DeniedError, GoneError, H
 from nodeagent.host.driver_facts import read_driver
 from nodeagent.host.kernel_log import KmsgLog
 from nodeagent.host.link_facts import read_netdevs, read_rdma
+from nodeagent.host.module_facts import read_modules
 from nodeagent.host.pci_facts import read_pci
 from nodeagent.host.process_facts import read_device_nodes, read_majors
 from nodeagent.simulation.ports import SimulatedLinks, SimulatedProcesses, SimulatedServices
@@ -42,6 +45,26 @@ def test_dynamic_major_changes_over_a_reload(rig):
     assert "nvidia-uvm" not in read_majors(rig.files)
     rig.load("nvidia_uvm")
     assert read_majors(rig.files)["nvidia-uvm"] != first
+
+
+def test_kmod_itself_reads_the_modules(rig):
+    """The real program over the tree: it wants holders/ of every module, also of one that nobody uses."""
+    rig.load("rdma_ucm", "nvidia_uvm")
+    rig.kmod.unload("rdma_ucm")
+    mounts = f'for part in proc sys; do mount --bind "{rig.directory}/$part" /$part; done; exec kmod list'
+    namespaces = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
+    done = subprocess.run(["unshare", *namespaces, "sh", "-c", mounts], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    modules = read_modules(rig.files)
+    listed = {row[0]: (int(row[2]), set(",".join(row[3:]).split(",")) - {""}) for row in rows}
+    assert listed == {name: (module.refcount, set(module.holders)) for name, module in modules.items()}
+    assert [name for name, module in modules.items() if not rig.files.exists(f"/sys/module/{name}/holders")] == []
+    rig.kmod.unload("nvidia_uvm")
+    assert rig.files.exists("/sys/module/nvidia/holders")
+    rig.kmod.unload("nvidia")
+    assert not rig.files.exists("/sys/module/nvidia")
+    assert_consistent(rig)
 
 
 def test_driver_makes_no_nodes_but_shows_its_gpus(rig):

@@ -20,7 +20,7 @@ from nodeagent.state.processes import DeviceNumber
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-FORMAT = 2
+FORMAT = 3
 """Version of the state file and of the tree rendered from it; another version is never adopted."""
 
 _LOG_LINES = 1000

@@ -78,7 +78,7 @@ class TreeWriter:
 
     def _write(self, new: Tree, changed: list[str], gone: list[str]) -> None:
         for path in sorted(gone, key=lambda path: (not path.endswith(_LAST), path)):
-            self._remove(self._at(path))
+            self._remove(self._at(path), new)
         for path in sorted(changed, key=lambda path: (path.endswith(_LAST), path)):
             self._put(self._at(path), new[path])
 
@@ -86,6 +86,9 @@ class TreeWriter:
         """One entry. A module brings hundreds of files: few system calls for each, folders only when one is missing."""
         if entry.node is not None:
             write_node(place, entry.node, self._scratch)
+            return
+        if entry.folder:
+            os.makedirs(place, exist_ok=True)
             return
         temporary = self._link(entry.link) if entry.link else self._file(entry.content)
         try:
@@ -109,12 +112,17 @@ class TreeWriter:
         os.symlink(target, temporary)
         return temporary
 
-    def _remove(self, place: str) -> None:
-        with suppress(FileNotFoundError):
+    def _remove(self, place: str, new: Tree) -> None:
+        """The file or link, and the folders that become empty, but for those that have an entry of their own."""
+        folder = os.path.dirname(place)
+        try:
             os.unlink(place)
+        except IsADirectoryError:
+            folder = place
+        except FileNotFoundError:
+            pass
         with suppress(OSError):  # not empty: it is still needed
-            folder = os.path.dirname(place)
-            while folder != self._directory:
+            while folder != self._directory and folder[len(self._directory) :] not in new:
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
 
@@ -125,6 +133,8 @@ class TreeWriter:
                 return read_node(place, path) == entry.node
             if entry.link:
                 return os.readlink(place) == entry.link
+            if entry.folder:
+                return os.path.isdir(place)
             if os.path.islink(place):
                 return False
             with open(place, "rb") as file:
@@ -144,6 +154,8 @@ class TreeWriter:
     def _below(self, root: str) -> Iterator[str]:
         for folder, names, files in os.walk(self._at(root)):
             links = [name for name in names if os.path.islink(os.path.join(folder, name))]
+            if not names and not files:
+                yield folder[len(self._directory) :]
             for name in (*files, *links):
                 yield os.path.join(folder, name)[len(self._directory) :]
 

@@ -1,4 +1,4 @@
-"""What one path of the simulated tree is: a file with text, a symbolic link, or a device node."""
+"""What one path of the simulated tree is: a file with text, a symbolic link, a device node, or a folder as such."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from nodeagent.state.processes import DeviceNode
 
 @dataclass(frozen=True)
 class Entry:
-    """Exactly one of text, link, node and data counts; an empty text is an empty file, `data` a binary one."""
+    """Exactly one of text, link, node, data and folder counts; an empty text is an empty file, `data` a binary one.
+
+    Folders come with what is in them; one that is there even when it is empty has an entry of its own.
+    """
 
     text: str = ""
     link: str = ""
     node: DeviceNode | None = None
     data: bytes = b""
+    folder: bool = False
 
     @property
     def content(self) -> bytes:

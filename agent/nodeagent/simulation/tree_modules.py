@@ -43,6 +43,7 @@ def _module(state: KernelState, module: LoadedModule) -> Entries:
     for name in ("version", "srcversion"):
         if getattr(module, name):
             yield f"{folder}/{name}", line(getattr(module, name))
+    yield f"{folder}/holders", Entry(folder=True)  # there without holders too: `kmod list` opens it
     for holder in state.holders(module.name):
         place = f"{folder}/holders/{holder}"
         yield place, link(place, f"{paths.SYS_MODULE}/{holder}")
