@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "resources": {"errors", "state", "spec", "host"},
     "plan": {"errors", "state", "spec", "host", "resources"},
     "metrics": {"errors", "state", "host"},
-    "supervisor": {"errors", "state", "spec", "host", "resources", "plan", "metrics"},
+    "health": {"errors", "state", "host", "spec"},
+    "supervisor": {"errors", "state", "spec", "host", "resources", "plan", "metrics", "health"},
     "simulation": {"errors", "state", "host", "simulation"},
-    "cli": {"errors", "state", "spec", "host", "resources", "plan", "metrics", "supervisor", "simulation"},
+    "cli": {"errors", "state", "spec", "host", "resources", "plan", "metrics", "health", "supervisor", "simulation"},
     "__main__": {"cli"},
 }
 # What resources may take from host: the port types, and our own record of load options. All else is effects.

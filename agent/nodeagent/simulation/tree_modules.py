@@ -107,6 +107,7 @@ def _policy(state: KernelState) -> Tree:
         paths.PROC_CMDLINE: line(policy.command_line),
         paths.PROC_OSRELEASE: line(RELEASE),
         paths.PROC_BOOT_ID: line(state.boot_id),
+        paths.PROC_STAT: line(f"btime {int(state.booted_at)}"),
         paths.PROC_MODULES_DISABLED: line(int(policy.modules_disabled)),
         paths.PROC_TAINTED: line(sum(_TAINTS[letter] for letter in taint)),
         paths.SYS_LOCKDOWN: line(lockdown),
