@@ -24,6 +24,7 @@ from nodeagent.state.modules import KernelModule, Liveness, ModuleFile
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, RdmaPort
 from nodeagent.state.node import NodeState
 from nodeagent.state.processes import Process
+from nodeagent.state.qos import DSCP_SELECTOR, AppEntry, DcbState, Ets, Pfc
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -144,6 +145,12 @@ DIVIDED_SAMPLE = GpuSample(
     instances=INSTANCES,
 )
 COUNTERS = (("np_cnp_sent", 3), ("out_of_sequence", 7), ("port_rcv_data", 10), ("port_xmit_data", 100))
+DCB = DcbState(
+    dcbx=5,
+    pfc=Pfc((3,), requests=(0, 0, 0, 4, 0, 0, 0, 0), indications=(0, 0, 0, 5, 0, 0, 0, 0)),
+    ets=Ets((0, 0, 0, 60, 0, 0, 0, 40), (0, 0, 0, 2, 0, 0, 0, 2), (0, 1, 2, 3, 4, 5, 6, 7)),
+    app=(AppEntry(DSCP_SELECTOR, 26, 3), AppEntry(DSCP_SELECTOR, 48, 6)),
+)
 NODE = NodeState(
     modules={"nvidia": KernelModule("nvidia", Liveness.LIVE, 2, (), "550.90.07", "ABC")},
     module_files={"nvidia": ModuleFile("nvidia", "n.ko"), "gdrdrv": ModuleFile("gdrdrv", "g.ko")},
@@ -160,7 +167,7 @@ NODE = NodeState(
     | {"0000:e1:00.0": PciFunction("0000:e1:00.0", "15b3", "1021", "020000", path=("pci0000:e0", "0000:e1:00.0"))},
     gpus={"GPU-0": WHOLE, "GPU-1": DIVIDED},
     netdevs={
-        "ens1": Netdev("ens1", 9000, True, True, pci_address="0000:5e:00.0"),
+        "ens1": Netdev("ens1", 9000, True, True, pci_address="0000:5e:00.0", dcb=DCB),
         "ens2": Netdev("ens2", 4200, False, pci_address="0000:5f:00.0"),
         "veth9": Netdev("veth9", 1500, True),
     },
@@ -170,7 +177,9 @@ NODE = NodeState(
             "0c42:a103:0001:0002",
             "0000:5e:00.0",
             "28.39.2048",
-            (RdmaPort(1, "ACTIVE", "Ethernet", "ens1", "400 Gb/sec (4X NDR)", 4096, COUNTERS),),
+            (RdmaPort(1, "ACTIVE", "Ethernet", "ens1", "400 Gb/sec (4X NDR)", 4096, COUNTERS, roce_tos=106),),
+            "MT_0000000838",
+            "MT4129",
         ),
         "mlx5_1": RdmaDevice("mlx5_1", "g", "0000:5f:00.0", ports=(RdmaPort(1, "DOWN", "Ethernet", "ens2"),)),
         "mlx5_2": RdmaDevice("mlx5_2", "h", "0000:e1:00.0", ports=(RdmaPort(1, "ACTIVE", "Ethernet"),)),
@@ -226,4 +235,5 @@ def full_view(options: Options | None = None) -> View:
         tallies=TALLIES,
         jobs={"0": ("4711",), "1.1": ("4712", "4713")},
         statistics=STATISTICS,
+        gid_indexes={("mlx5_0", 1): 3},
     )

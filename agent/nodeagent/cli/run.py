@@ -115,7 +115,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
     if not target.simulated:
-        sampler.statistics = DriverStatistics(is_wanted)
+        sampler.network.statistics = DriverStatistics(is_wanted)
 
     def tell(status: Status) -> None:
         sampler.refresh(status)

@@ -209,6 +209,8 @@ def read_rdma_device(files: Files, name: str, *, with_counters: bool = True) -> 
         pci_address=device if PCI_ADDRESS.fullmatch(device) else "",
         firmware=files.read_optional(f"{directory}/fw_ver") or "",
         ports=tuple(_read_port(files, directory, number, with_counters) for number in numbers),
+        board_id=(files.read_optional(f"{directory}/board_id") or "").strip(),
+        hca_type=(files.read_optional(f"{directory}/hca_type") or "").strip(),
     )
 
 

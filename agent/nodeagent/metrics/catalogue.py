@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING
 
 from nodeagent.metrics.attribution import USER_FAMILIES
 from nodeagent.metrics.dcgm import DCGM_METRICS, DRIVER_LABEL, GpuMetric, Shown
+from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
+from nodeagent.metrics.dcgm_renamed import NEW_DRIVER_LABEL, RENAMED_METRICS
 from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
 from nodeagent.metrics.netdev_metrics import driver_statistics
 from nodeagent.metrics.node_metrics import AGENT_FAMILIES, NODE_FAMILIES
+from nodeagent.metrics.operator_metrics import operator_families
+from nodeagent.metrics.options import DcgmNames
+from nodeagent.metrics.qos_metrics import QOS_FAMILIES
 from nodeagent.metrics.rdma_metrics import RDMA_FAMILIES, port_counters
 from nodeagent.metrics.sources import convert
 
@@ -20,27 +25,42 @@ if TYPE_CHECKING:
 
     Samples = Iterable[tuple[str, float]]
 
-KNOWN_FAMILIES = frozenset({metric.name for metric in DCGM_METRICS} | {DRIVER_LABEL})
-_USUAL = tuple(metric for metric in DCGM_METRICS if metric.shown is not Shown.ON_REQUEST)
+_ALL_METRICS = tuple({metric.name: metric for metric in (*DCGM_METRICS, *RENAMED_METRICS)}.values())
+KNOWN_FAMILIES = frozenset(
+    {metric.name for metric in _ALL_METRICS}
+    | {family.name for family, _ in COMPUTED_FAMILIES}
+    | {DRIVER_LABEL, NEW_DRIVER_LABEL}
+)
+_TABLES = {DcgmNames.OLD: DCGM_METRICS, DcgmNames.NEW: RENAMED_METRICS, DcgmNames.BOTH: _ALL_METRICS}
+_USUAL = {
+    names: tuple(metric for metric in table if metric.shown is not Shown.ON_REQUEST) for names, table in _TABLES.items()
+}
 
 
 def families(view: View) -> Iterator[tuple[Family, Samples]]:
     """Every family with its samples for this view; those without any come with none."""
     for metric in _chosen(view):
         yield metric, _gpu_samples(metric, view)
+    for family, samples in COMPUTED_FAMILIES:
+        if view.options.families is not None and family.name in view.options.families:
+            yield family, samples(view)
     for metric in OWN_GPU_METRICS:
         yield metric, _own_samples(metric, view)
-    for family, samples in (*GPU_FAMILIES, *USER_FAMILIES, *NODE_FAMILIES, *RDMA_FAMILIES):
+    for family, samples in (*GPU_FAMILIES, *USER_FAMILIES, *NODE_FAMILIES, *RDMA_FAMILIES, *QOS_FAMILIES):
         yield family, samples(view)
     yield from port_counters(view)
     yield from driver_statistics(view)
+    if view.options.operator_names:
+        yield from operator_families(view)
     for family, samples in AGENT_FAMILIES:
         yield family, samples(view)
 
 
 def _chosen(view: View) -> Iterable[GpuMetric]:
     wanted = view.options.families
-    return _USUAL if wanted is None else (metric for metric in DCGM_METRICS if metric.name in wanted)
+    if wanted is None:
+        return _USUAL[view.options.dcgm_names]
+    return (metric for metric in _ALL_METRICS if metric.name in wanted)
 
 
 def _gpu_samples(metric: GpuMetric, view: View) -> Samples:

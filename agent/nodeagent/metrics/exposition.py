@@ -54,6 +54,12 @@ def labels(**pairs: str) -> str:
     return f"{{{inner}}}" if inner else ""
 
 
+def extended(label_set: str, **pairs: str) -> str:
+    """A label set with more labels at its end."""
+    more = labels(**pairs)
+    return f"{label_set[:-1]},{more[1:]}" if label_set and more else label_set or more
+
+
 def number(value: float) -> str:
     """A sample value; integers stay exact, floats keep every digit."""
     if isinstance(value, int):

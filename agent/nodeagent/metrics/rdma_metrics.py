@@ -106,11 +106,18 @@ def _as_node_exporter(view: View, found: dict[str, list[tuple[str, str, float]]]
         (labels(device=device, port=str(port.port)), _STATES.get(port.state, 0)) for device, _, port in view.ports
     ]
     yield Family("node_infiniband_state_id", Kind.GAUGE, "State of the InfiniBand port (4: active)."), states
+    yield Family("node_infiniband_info", Kind.GAUGE, "InfiniBand devices, always 1."), _node_exporter_info(view)
     rates = [(labels(device=device, port=str(port.port)), parse_rate(port.rate)) for device, _, port in view.ports]
     yield (
         Family("node_infiniband_rate_bytes_per_second", Kind.GAUGE, "Maximum signal transfer rate."),
         [(label_set, rate) for label_set, rate in rates if rate],
     )
+
+
+def _node_exporter_info(view: View) -> list[tuple[str, float]]:
+    rows = ((name, found.board_id, found.firmware, found.hca_type) for name, found in view.node.rdma.items())
+    names = ("device", "board_id", "firmware_version", "hca_type")
+    return [(labels(**dict(zip(names, row, strict=True))), 1) for row in rows]
 
 
 def parse_rate(text: str) -> int:
@@ -132,12 +139,20 @@ def _rate(view: View) -> Samples:
     return ((label_set, rate) for label_set, rate in rates if rate)
 
 
+def _gid_index(view: View) -> Samples:
+    for device, label_set, port in view.ports:
+        index = view.gid_indexes.get((device, port.port))
+        if index is not None:
+            yield label_set, index
+
+
 def _device_info(view: View) -> Samples:
     for name, device in view.node.rdma.items():
         function = view.node.pci.get(device.pci_address)
         numa_node = str(function.numa_node) if function and function.numa_node >= 0 else ""
         rail = view.rails[name]
         pairs = {"node_guid": device.node_guid, "firmware": device.firmware, "numa_node": numa_node}
+        pairs |= {"board_id": device.board_id, "hca_type": device.hca_type}
         yield labels(device=name, pci_bus_id=device.pci_address, **pairs, rail=rail.number, gpu=rail.gpu), 1
 
 
@@ -150,4 +165,8 @@ RDMA_FAMILIES: tuple[tuple[Family, Callable[[View], Samples]], ...] = (
     (_gauge("port_up", "Whether the RDMA port is active."), _up),
     (_gauge("port_active_mtu_bytes", "MTU in force on the RDMA port."), _mtu),
     (_gauge("port_rate_bytes_per_second", "Signal rate of the RDMA port."), _rate),
+    (
+        _gauge("port_roce_gid_index", "Index of the GID that RoCE v2 should use; absent: the port has no such GID."),
+        _gid_index,
+    ),
 )

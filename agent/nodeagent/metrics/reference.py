@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from nodeagent.metrics.attribution import USER_FAMILIES
 from nodeagent.metrics.dcgm import DCGM_METRICS
+from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
+from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
 from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
 from nodeagent.metrics.netdev_metrics import STATISTICS
 from nodeagent.metrics.node_metrics import AGENT_FAMILIES, NODE_FAMILIES
+from nodeagent.metrics.qos_metrics import QOS_FAMILIES
 from nodeagent.metrics.rdma_metrics import RDMA_FAMILIES
 from nodeagent.metrics.sources import Conversion
 
@@ -27,12 +30,22 @@ def catalogue_tables() -> str:
         ("GPUs, in our own names", (*OWN_GPU_METRICS, *_families(GPU_FAMILIES), *_families(USER_FAMILIES))),
         ("Node", _families(NODE_FAMILIES)),
         ("RDMA", _families(RDMA_FAMILIES)),
+        ("Quality of service (DCB)", _families(QOS_FAMILIES)),
         ("Statistics of the NIC's driver (mlx5)", STATISTICS),
         ("The agent itself", _families(AGENT_FAMILIES)),
     )
-    parts = [f"## GPUs, in DCGM's names\n\n{_dcgm_table(DCGM_METRICS)}"]
+    parts = [
+        f"## GPUs, in DCGM's names until 4.8\n\n{_dcgm_table(DCGM_METRICS)}",
+        f"## GPUs, in DCGM's names from 4.9 on, where they differ\n\n{_dcgm_table(_only_new())}",
+        f"## Computed, as dcgm-exporter does on request\n\n{_table(_families(COMPUTED_FAMILIES))}",
+    ]
     parts += [f"## {title}\n\n{_table(families)}" for title, families in groups]
     return "\n\n".join(parts) + "\n"
+
+
+def _only_new() -> tuple[GpuMetric, ...]:
+    known = {metric.name for metric in DCGM_METRICS}
+    return tuple(metric for metric in RENAMED_METRICS if metric.name not in known)
 
 
 def _families(rows: Iterable[tuple[Family, object]]) -> tuple[Family, ...]:

@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 NVLINK_DATA_FIELDS = (138, 139)  # KiB sent and received over all links, without protocol overhead
 # Shown as 0 before the first of them: those that alerts are written for (NVIDIA, "Xid Errors").
 KNOWN_XIDS = (13, 31, 43, 45, 48, 61, 62, 63, 64, 68, 74, 79, 92, 94, 95, 119, 120)
+CLOCK_EVENTS: Mapping[str, int] = MappingProxyType(
+    {
+        "gpu_idle": 0x1,
+        "clocks_setting": 0x2,
+        "power_cap": 0x4,
+        "hw_slowdown": 0x8,
+        "sync_boost": 0x10,
+        "sw_thermal": 0x20,
+        "hw_thermal": 0x40,
+        "hw_power_brake": 0x80,
+        "display_clocks": 0x100,
+    }
+)
+"""dcgm-exporter's names of the bits that nvmlDeviceGetCurrentClocksEventReasons answers with."""
+WINDOW_SECONDS = 300
 NO_XIDS: Mapping[tuple[int, int], int] = MappingProxyType({(code, -1): 0 for code in KNOWN_XIDS})
 
 
@@ -24,13 +39,17 @@ NO_XIDS: Mapping[tuple[int, int], int] = MappingProxyType({(code, -1): 0 for cod
 class GpuTally:
     """One GPU's history: errors by (Xid, GPU instance or -1) since the agent started, and the last of them (0: none).
 
-    `last_xid_seconds` is Unix time. `nvlink_megabytes_per_second` is DCGM's NVLINK_BANDWIDTH_TOTAL.
+    `last_xid_seconds` is Unix time. `nvlink_megabytes_per_second` is DCGM's NVLINK_BANDWIDTH_TOTAL. `recent_xids` and
+    `recent_reasons` are (Unix time, code or bit mask) of the last WINDOW_SECONDS; `clock_events` counts readings.
     """
 
     xids: Mapping[tuple[int, int], int] = field(default_factory=lambda: NO_XIDS)
     last_xid: int = 0
     last_xid_seconds: float | None = None
     nvlink_megabytes_per_second: float | None = None
+    recent_xids: tuple[tuple[float, int], ...] = ()
+    recent_reasons: tuple[tuple[float, int], ...] = ()
+    clock_events: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 NO_TALLY = GpuTally()
@@ -48,7 +67,8 @@ class Tally:
         gpus = dict(self.gpus)
         for sample in samples:
             before = gpus.get(sample.uuid, NO_TALLY)
-            gpus[sample.uuid] = self._with_nvlink(_with_xids(before, sample, now), sample, now)
+            counted = _with_reasons(_with_xids(before, sample, now), sample, now)
+            gpus[sample.uuid] = self._with_nvlink(counted, sample, now)
         self.gpus = MappingProxyType(gpus)
         return self.gpus
 
@@ -70,4 +90,19 @@ def _with_xids(tally: GpuTally, sample: GpuSample, now: float) -> GpuTally:
     counts = dict(tally.xids)
     for xid in sample.xids:
         counts[xid.code, xid.gi_id] = counts.get((xid.code, xid.gi_id), 0) + 1
-    return replace(tally, xids=MappingProxyType(counts), last_xid=sample.xids[-1].code, last_xid_seconds=now)
+    recent = (*_recent(tally.recent_xids, now), *((now, xid.code) for xid in sample.xids))
+    last = sample.xids[-1].code
+    return replace(tally, xids=MappingProxyType(counts), last_xid=last, last_xid_seconds=now, recent_xids=recent)
+
+
+def _with_reasons(tally: GpuTally, sample: GpuSample, now: float) -> GpuTally:
+    mask = sample.clocks_event_reasons
+    if mask is None:
+        return tally
+    counts = {name: tally.clock_events.get(name, 0) + bool(mask & bit) for name, bit in CLOCK_EVENTS.items()}
+    recent = (*_recent(tally.recent_reasons, now), (now, mask))
+    return replace(tally, recent_reasons=recent, clock_events=MappingProxyType(counts))
+
+
+def _recent(entries: tuple[tuple[float, int], ...], now: float) -> tuple[tuple[float, int], ...]:
+    return tuple(entry for entry in entries if now - entry[0] <= WINDOW_SECONDS)

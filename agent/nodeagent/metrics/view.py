@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from nodeagent.metrics.attribution import Device, user_labels
 from nodeagent.metrics.dcgm import DRIVER_LABEL
+from nodeagent.metrics.dcgm_renamed import NEW_DRIVER_LABEL
 from nodeagent.metrics.exposition import labels
-from nodeagent.metrics.options import HostLabel, Options
+from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.tally import NO_TALLY, GpuTally
 from nodeagent.metrics.topology import Rail, rails
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nodeagent.state.gpu import GpuSample
     from nodeagent.state.network import RdmaPort
     from nodeagent.state.node import NodeState
+    from nodeagent.state.pods import PodFacts
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class View:
     """Everything that is shown. Label sets are made once per device and rendering, not once per line.
 
     `now` is Unix time. `jobs` maps a mapping file's name to the job ids in it; `statistics` maps an interface to what
-    its driver counts (ethtool -S).
+    its driver counts (ethtool -S). `gid_indexes` are those of the GIDs for RoCE v2, by (RDMA device, port).
     """
 
     node: NodeState
@@ -39,6 +41,8 @@ class View:
     tallies: Mapping[str, GpuTally] = field(default_factory=lambda: MappingProxyType({}))
     jobs: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     statistics: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
+    pods: PodFacts | None = None
+    gid_indexes: Mapping[tuple[str, int], int] = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property
     def known_samples(self) -> tuple[GpuSample, ...]:
@@ -83,12 +87,21 @@ class View:
             "GPU_I_PROFILE": instance.profile if instance else "",
             "GPU_I_ID": str(instance.gi_id) if instance else "",
         }
-        driver, families = self.node.driver, self.options.families
+        driver = self.node.driver
         if self.options.host_label is not HostLabel.NONE:
             pairs[self.options.host_label.value] = self.agent.hostname
-        if families is None or DRIVER_LABEL in families:
-            pairs[DRIVER_LABEL] = driver.version if driver else ""
+        for name in self._driver_labels:
+            pairs[name] = driver.version if driver else ""
         return labels(**pairs, **user_labels(device, self.node.processes, self.jobs))
+
+    @cached_property
+    def _driver_labels(self) -> tuple[str, ...]:
+        """The label of the driver's version has two names, as families do."""
+        families, names = self.options.families, self.options.dcgm_names
+        both = {DcgmNames.OLD: DRIVER_LABEL, DcgmNames.NEW: NEW_DRIVER_LABEL}
+        if families is not None:
+            return tuple(label for label in both.values() if label in families)
+        return tuple(both.values()) if names is DcgmNames.BOTH else (both[names],)
 
     @cached_property
     def rails(self) -> Mapping[str, Rail]:

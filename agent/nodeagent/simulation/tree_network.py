@@ -96,6 +96,7 @@ def _rdma(state: KernelState, slot: Slot, number: int) -> Entries:
         ("fw_ver", card.firmware),
         ("node_desc", f"simulated {slot.rdma}"),
         ("board_id", "MT_0000000223"),
+        ("hca_type", f"MT{int(card.device, 16)}"),
     ):
         yield f"{folder}/{name}", line(text)
     yield from _port(state, slot, f"{folder}/ports/1")

@@ -206,6 +206,8 @@ _EVERY_KEY = Example(
             "host_label": "Hostname",
             "instance_copies": False,
             "node_exporter_names": False,
+            "operator_names": True,
+            "dcgm_names": "both",
         },
         "loop": {
             "interval_seconds": 300,

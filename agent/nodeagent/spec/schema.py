@@ -296,6 +296,14 @@ class Metrics:
     node_exporter_names: bool = key(
         "RDMA counters also under the names of node_exporter's infiniband collector.", default=False
     )
+    operator_names: bool = key(
+        "Also the families of the GPU operator's node-status-exporter, as far as the agent knows them.", default=False
+    )
+    dcgm_names: str = key(
+        "Names and units of DCGM families: dcgm-exporter changed both with 4.9. counters_file may name either.",
+        default="until-4.8",
+        choices=("until-4.8", "from-4.9", "both"),
+    )
 
 
 @dataclass(frozen=True)

@@ -134,10 +134,12 @@ class RdmaPort:
 
 @dataclass(frozen=True)
 class RdmaDevice:
-    """An RDMA device (mlx5_0), known by name and node GUID."""
+    """An RDMA device (mlx5_0), known by name and node GUID; `hca_type` is its model (MT4129)."""
 
     name: str
     node_guid: str
     pci_address: str = ""
     firmware: str = ""
     ports: tuple[RdmaPort, ...] = ()
+    board_id: str = ""
+    hca_type: str = ""

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from nodeagent.errors import HostError
-from nodeagent.metrics.options import HostLabel, Options
+from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.selection import parse_counters
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Choices:
             families=self._families,
             instance_copies=self.section.instance_copies,
             node_exporter_names=self.section.node_exporter_names,
+            operator_names=self.section.operator_names,
+            dcgm_names=DcgmNames(self.section.dcgm_names),
         )
 
     def jobs(self) -> Mapping[str, tuple[str, ...]]:

@@ -5,29 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import psutil
 
 from nodeagent import __version__
 from nodeagent.errors import HostError
-from nodeagent.host.link_facts import read_netdevs, read_rdma_device
-from nodeagent.host.paths import SYS_CLASS_INFINIBAND
 from nodeagent.host.ports import GpuFault, Host
 from nodeagent.metrics.facts import AgentFacts
 from nodeagent.metrics.render import snapshot
 from nodeagent.metrics.snapshot import Snapshot
 from nodeagent.metrics.tally import Tally
-from nodeagent.metrics.unwrap import Unwrap
 from nodeagent.metrics.view import View
 from nodeagent.plan.model import Plan
 from nodeagent.spec.schema import Metrics
 from nodeagent.state.gpu import GpuSample
-from nodeagent.state.network import RdmaDevice
 from nodeagent.state.node import NodeState
 from nodeagent.supervisor.choices import Choices
+from nodeagent.supervisor.network_sampling import NetworkSampler
 from nodeagent.supervisor.status import Condition, Status
 
 log = logging.getLogger("nodeagent")
@@ -35,18 +31,11 @@ PATIENCE_SECONDS = 1.0  # a transition at work keeps the hardware; this round th
 FRESH_CYCLES = 3  # older than so many rounds, and /readyz says so
 TEXTFILE_MODE = 0o644  # node_exporter runs as a user of its own
 
-Statistics = Mapping[str, Mapping[str, int]]
-
-
-def no_statistics(_netdevs: Sequence[str]) -> Statistics:
-    """For nodes whose drivers cannot be asked, as simulated ones."""
-    return {}
-
 
 class Sampler:
     """A thread of its own, so that a long transition does not stop the metrics; any thread may read `snapshot`.
 
-    `view` is what the snapshot shows. `statistics` asks the drivers of interfaces what they count.
+    `view` is what the snapshot shows; `network` reads its network half.
     """
 
     def __init__(
@@ -60,16 +49,16 @@ class Sampler:
         self.snapshot: Snapshot | None = None
         self.view: View | None = None
         self.seconds = seconds
-        self.statistics: Callable[[Sequence[str]], Statistics] = no_statistics
+        self.network = NetworkSampler(host)
         self.on_repartition: Callable[[], None] = lambda: None
         self._host, self._hardware, self._status = host, hardware, status
         self._choices = choices or Choices(Metrics(), host.files)
         self._samples: Sequence[GpuSample] = ()
         self._passes_seen = 0
         self._sampled_at: float | None = None
-        self._tally, self._unwrap = Tally(), Unwrap()
+        self._tally = Tally()
         self._costs: dict[str, float] = {}
-        self._errors: dict[str, int] = dict.fromkeys(("gpus", "network", "textfile"), 0)
+        self._errors: dict[str, int] = dict.fromkeys(("gpus", "textfile"), 0)
         self._process = psutil.Process()
         self._wake = threading.Event()
         self._stopping = False
@@ -112,18 +101,18 @@ class Sampler:
         with self._measured("gpus"):
             self._sample(status)
         with self._measured("network"):
-            state = self._with_network(_observed(status))
-            statistics = self._driver_statistics(state)
+            seen = self.network.read(_observed(status), status.passes)
         now = time.time()
         view = View(
-            node=state,
+            node=seen.state,
             samples=tuple(self._samples),
             agent=self._facts(status),
             now=now,
             options=self._choices.options(),
             tallies=self._tally.gpus,
             jobs=self._choices.jobs(),
-            statistics=statistics,
+            statistics=seen.statistics,
+            gid_indexes=seen.gid_indexes,
         )
         with self._measured("render"):
             self.view, self.snapshot = view, snapshot(view, FRESH_CYCLES * self.seconds)
@@ -156,24 +145,6 @@ class Sampler:
         if self._samples:
             self._sampled_at = time.time()
             self._tally.add(self._samples, self._sampled_at)
-
-    def _with_network(self, state: NodeState) -> NodeState:
-        """The state with interfaces and counters as they are now."""
-        return replace(state, rdma=self._unwrap(self._rdma()), netdevs=read_netdevs(self._host.files, {}))
-
-    def _rdma(self) -> Mapping[str, RdmaDevice]:
-        """A device whose driver answers with an error does not take the others with it."""
-        found = {}
-        for name in self._host.files.names(SYS_CLASS_INFINIBAND):
-            try:
-                found[name] = read_rdma_device(self._host.files, name)
-            except HostError:
-                self._errors["network"] += 1
-        return found
-
-    def _driver_statistics(self, state: NodeState) -> Statistics:
-        below_rdma = {port.netdev for device in state.rdma.values() for port in device.ports}
-        return self.statistics(sorted(name for name in below_rdma if name in state.netdevs))
 
     def _write_textfile(self, taken: Snapshot) -> None:
         path = self._choices.section.textfile
@@ -219,7 +190,11 @@ class Sampler:
             start_seconds=status.identity.started_unix_seconds,
             telemetry_seconds=self._sampled_at,
             cycle_seconds=dict(self._costs),
-            cycle_errors={**self._errors, "counters_file": self._choices.errors},
+            cycle_errors={
+                **self._errors,
+                "counters_file": self._choices.errors,
+                "network": self.network.errors,
+            },
             nvml_hangs=self._host.nvml.hangs(),
         )
 

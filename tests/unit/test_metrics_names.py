@@ -1,0 +1,159 @@
+"""Other names for the same values: DCGM's newer ones, what dcgm-exporter computes, the GPU operator's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from metrics_view import FACTS, FIELDS, GIB, SAMPLE, full_view
+from nodeagent.metrics.dcgm import DCGM_METRICS
+from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
+from nodeagent.metrics.exposition import extended, plain_text
+from nodeagent.metrics.options import DcgmNames, Options
+from nodeagent.metrics.render import blocks
+from nodeagent.metrics.tally import WINDOW_SECONDS, Tally
+from nodeagent.state.gpu import Xid
+
+
+def read(view) -> dict[tuple[str, frozenset], float]:
+    text = "".join(line for line in plain_text(blocks(view)).decode().splitlines(keepends=True) if line[0] != "#")
+    families = text_string_to_metric_families(text)
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+def value(view, name: str, **wanted: str) -> float:
+    found = [
+        number for (key, pairs), number in read(view).items() if key == name and wanted.items() <= dict(pairs).items()
+    ]
+    assert len(found) == 1, f"{name}{wanted}: {found}"
+    return found[0]
+
+
+def names(view) -> set[str]:
+    return {name for name, _ in read(view)}
+
+
+NEW = Options(dcgm_names=DcgmNames.NEW)
+
+
+def test_newer_names_are_in_base_units():
+    view = full_view(NEW)
+    assert value(view, "DCGM_FI_DEV_SM_CLOCK_HERTZ", gpu="0") == 1_980_000_000
+    assert value(view, "DCGM_FI_DEV_FB_USED_BYTES", gpu="0") == 10 * GIB
+    assert value(view, "DCGM_FI_DEV_GPU_UTIL_RATIO", gpu="0") == 0.97
+    assert value(view, "DCGM_FI_DEV_GPU_ENERGY_JOULES_TOTAL", gpu="0") == (2**53 + 1) / 1000
+    assert value(view, "DCGM_FI_DEV_GPU_POWER_THROTTLE_SECONDS_TOTAL", gpu="0") == 74
+    assert value(view, "DCGM_FI_DEV_BOARD_POWER_WATTS", gpu="0") == 651.25
+    assert value(view, "DCGM_FI_PROF_TENSOR_UTIL_RATIO", GPU_I_ID="1") == 0.25
+
+
+def test_each_generation_shows_its_own_names_and_both_shows_all():
+    old, new = names(full_view()), names(full_view(NEW))
+    assert "DCGM_FI_DEV_GPU_TEMP" in old
+    assert "DCGM_FI_DEV_GPU_TEMP" not in new
+    assert "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL" in old & new, "it kept its name"
+    assert names(full_view(Options(dcgm_names=DcgmNames.BOTH))) == old | new
+
+
+def test_the_driver_label_goes_with_the_names():
+    (pairs,) = [
+        dict(pairs)
+        for name, pairs in read(full_view(NEW))
+        if name == "DCGM_FI_DEV_GPU_TEMP_CELSIUS" and ("gpu", "0") in pairs
+    ]
+    assert pairs["DCGM_FI_SYSTEM_DRIVER_VERSION"] == "550.90.07"
+    assert "DCGM_FI_DRIVER_VERSION" not in pairs
+
+
+def test_a_list_may_name_families_of_both_generations():
+    wanted = frozenset({"DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_FB_USED_BYTES"})
+    assert {name for name in names(full_view(Options(families=wanted))) if name.startswith("DCGM")} == wanted
+
+
+def test_every_renamed_family_has_an_id_and_a_name_of_its_own():
+    assert len({metric.name for metric in RENAMED_METRICS}) == len(RENAMED_METRICS) == len(DCGM_METRICS)
+    changed = [new for old, new in zip(DCGM_METRICS, RENAMED_METRICS, strict=True) if old.name != new.name]
+    assert len(changed) == 44
+    assert all(new.source == old.source for old, new in zip(DCGM_METRICS, RENAMED_METRICS, strict=True))
+
+
+COMPUTED = Options(
+    families=frozenset(
+        f"DCGM_EXP_{name}"
+        for name in (
+            "XID_ERRORS_COUNT",
+            "XID_ERRORS_TOTAL",
+            "CLOCK_EVENTS_COUNT",
+            "CLOCK_EVENTS_TOTAL",
+            "GPU_HEALTH_STATUS",
+        )
+    )
+)
+
+
+def computed(*rounds, now: float):
+    """The view after these (sample, time)."""
+    tally = Tally()
+    for sample, seconds in rounds:
+        tally.add([sample], seconds)
+    return replace(full_view(COMPUTED), samples=(rounds[-1][0],), tallies=tally.gpus, now=now)
+
+
+def test_xids_are_counted_within_the_window_and_in_total():
+    failing = replace(SAMPLE, xids=(Xid(79), Xid(79), Xid(31, 2)))
+    early = computed((failing, 1000.0), (SAMPLE, 1010.0), now=1010.0)
+    assert value(early, "DCGM_EXP_XID_ERRORS_COUNT", xid="79", window_size_in_ms="300000") == 2
+    assert value(early, "DCGM_EXP_XID_ERRORS_TOTAL", xid="31") == 1
+    late = computed((failing, 1000.0), (SAMPLE, 1010.0), now=1001.0 + WINDOW_SECONDS)
+    assert value(late, "DCGM_EXP_XID_ERRORS_COUNT") == 0
+    assert value(late, "DCGM_EXP_XID_ERRORS_TOTAL", xid="79") == 2
+
+
+def test_clock_events_count_readings():
+    hot = replace(SAMPLE, clocks_event_reasons=0x40)
+    view = computed((hot, 1000.0), (hot, 1015.0), (SAMPLE, 1030.0), now=1030.0)
+    assert value(view, "DCGM_EXP_CLOCK_EVENTS_COUNT", clock_event="hw_thermal") == 2
+    assert value(view, "DCGM_EXP_CLOCK_EVENTS_COUNT", clock_event="power_cap") == 1
+    assert value(view, "DCGM_EXP_CLOCK_EVENTS_TOTAL", clock_event="gpu_idle") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "watch", "status"),
+    [
+        ({"fields": FIELDS | {4: 0}}, "MEM", 0),
+        ({}, "MEM", 20),
+        ({"fields": FIELDS | {4: 0, 143: 600}}, "MEM", 10),
+        ({"clocks_event_reasons": 0x20}, "THERMAL", 10),
+        ({"clocks_event_reasons": 0x80}, "POWER", 10),
+        ({"fields": FIELDS | {230: 1}}, "DRIVER", 20),
+    ],
+)
+def test_health_by_watch(change, watch, status):
+    sample = replace(SAMPLE, **({"fields": FIELDS | {4: 0, 31: 0}} | change))
+    if not change:
+        sample = SAMPLE
+    view = computed((sample, 1.0), now=1.0)
+    assert value(view, "DCGM_EXP_GPU_HEALTH_STATUS", health_watch=watch) == status
+    assert value(view, "DCGM_EXP_GPU_HEALTH_STATUS", health_watch="ALL") >= status
+
+
+def test_the_operators_names():
+    options = Options(operator_names=True)
+    broken = full_view(options)
+    assert value(broken, "gpu_operator_node_driver_ready", node="node1") == 0, "GPU-9 does not answer"
+    well = replace(broken, agent=replace(FACTS, gpu_faults=()))
+    assert value(well, "gpu_operator_node_driver_ready", node="node1") == 1
+    assert value(well, "gpu_operator_node_driver_validation_last_success_ts_seconds") == FACTS.telemetry_seconds
+    assert value(well, "gpu_operator_nvidia_pci_devices_total") == 4
+    assert not {name for name in names(full_view()) if name.startswith("gpu_operator")}
+    assert "gpu_operator_node_toolkit_ready" not in names(well), "not known is not 0"
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "both"),
+    [('{a="1"}', {"b": "2"}, '{a="1",b="2"}'), ("", {"b": "2"}, '{b="2"}'), ('{a="1"}', {"b": ""}, '{a="1"}')],
+)
+def test_label_sets_are_extended(first, more, both):
+    assert extended(first, **more) == both
