@@ -56,6 +56,7 @@ def test_topology_as_text_document_and_graph(tmp_path: Path, capsys: pytest.Capt
     text = run(capsys, tmp_path, "topology").splitlines()
     assert text[0].split()[:9] == [*(f"GPU{index}" for index in range(8)), "NIC0"]
     assert text[1].split()[:9] == ["GPU0", "X", "PIX", *["SYS"] * 6]
+    assert "NVLinks are not known: the NVIDIA driver does not answer" in text
     assert text[-1] == "nothing found that slows the way between them"
     document = json.loads(run(capsys, tmp_path, "topology", "-o", "json"))
     assert document["matrix"]["GPU0"]["0000:0c:00.0"] == "PIX"
@@ -65,6 +66,29 @@ def test_topology_as_text_document_and_graph(tmp_path: Path, capsys: pytest.Capt
     assert graph.startswith("graph topology {")
     assert '"0000:07:00.0" -- "0000:0c:00.0" [style=dashed, constraint=false, label="rail 0"];' in graph
     assert graph.count("--") == len({line for line in graph.splitlines() if " -- " in line})
+
+
+@pytest.mark.parametrize(("profile", "links"), [("dgx-a100", 12), ("dgx-h100", 18), ("gpu-server-4x-a100", 0)])
+def test_nvlinks_stand_in_the_matrix_as_nvidia_smi_counts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], profile: str, links: int
+) -> None:
+    with sim_node(tmp_path, profile, "in-process") as sim:
+        sim.converge("modules: {nvidia: {}}")
+        there = {found.pci_address: found for found in sim.host.nvml.nvlinks()}
+    gpus = sorted(there)
+    assert [found.to_switch for found in there.values()] == [links] * len(gpus)
+    words = ["topology", "--simulate", profile, "--simulate-dir", str(tmp_path / "node")]
+    assert main([*words, "-o", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    cells = {document["matrix"]["GPU0"][f"GPU{index}"] for index in range(1, len(gpus))}
+    assert cells == ({f"NV{links}"} if links else {"NODE", "SYS"} & cells)
+    assert document["nvlinks"]["GPU0"] == ({f"GPU{index}": links for index in range(1, len(gpus))} if links else {})
+    assert main(words) == 0
+    assert ("NV#   that many NVLinks" in capsys.readouterr().out) is bool(links)
+    assert main([*words, "--dot"]) == 0
+    assert capsys.readouterr().out.count(
+        f'-- "NVSwitch" [style=bold, color=darkgreen, constraint=false, label="NV{links}"'
+    ) == (len(gpus) if links else 0)
 
 
 def test_the_roce_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,20 @@ from hypothesis import strategies as some
 from nodeagent.host.pci_config import parse_config
 from nodeagent.host.pci_facts import parse_path, read_pci
 from nodeagent.host.topology_facts import parse_speed, parse_width, read_topology
-from nodeagent.resources.topology import closest_nics, gpus_of, nics_of, rail_of_gpu, rails_of, relation
+from nodeagent.resources.topology import (
+    closest_nics,
+    gpus_of,
+    nics_of,
+    nvlinks_between,
+    rail_of_gpu,
+    rails_of,
+    relation,
+)
 from nodeagent.resources.topology_findings import findings, matrix
 from nodeagent.simulation.pci_config_space import DOWNSTREAM, ENDPOINT, UPSTREAM, Space, config_space
 from nodeagent.state.network import PciFunction, RdmaDevice, RdmaPort
 from nodeagent.state.node import NodeState
-from nodeagent.state.topology import PcieConfig, PcieLink, PcieNode, PortKind, Relation, Topology
+from nodeagent.state.topology import NvLinks, PcieConfig, PcieLink, PcieNode, PortKind, Relation, Topology
 from trees import make_tree
 
 ROOT = ("pci0000:00", "0000:00:01.0", "0000:01:00.0")
@@ -69,6 +77,19 @@ def test_two_functions_of_one_card_below_a_root_port_are_one_bridge_apart() -> N
 
 def test_a_path_that_is_not_known_claims_nothing() -> None:
     assert relation(replace(GPU0, path=(), numa_node=-1), NIC0) is Relation.UNKNOWN
+
+
+def test_nvlinks_are_counted_directly_or_through_switches() -> None:
+    bridged = {"a": NvLinks("a", (("b", 4),)), "b": NvLinks("b", (("a", 4),)), "c": NvLinks("c")}
+    assert [nvlinks_between(*pair, bridged) for pair in (("a", "b"), ("b", "a"), ("a", "c"), ("a", "a"))] == [
+        4,
+        4,
+        0,
+        0,
+    ]
+    switched = {"a": NvLinks("a", to_switch=18), "b": NvLinks("b", to_switch=17)}
+    assert nvlinks_between("a", "b", switched) == nvlinks_between("b", "a", switched) == 17
+    assert nvlinks_between("a", "gone", switched) == 0
 
 
 PATHS = some.lists(some.sampled_from(["a", "b", "c"]), min_size=1, max_size=4)
@@ -201,7 +222,9 @@ def test_speeds_and_widths_as_sysfs_writes_them() -> None:
 
 def test_configuration_space() -> None:
     port = parse_config(config_space(Space("1000", "c010", "060400", DOWNSTREAM, 512, 256, acs=0x1D)))
-    assert port == PcieConfig(PortKind.DOWNSTREAM, 256, 512, 512, relaxed_ordering=True, acs=0x1D, acs_capable=0x5F)
+    assert port == PcieConfig(
+        PortKind.DOWNSTREAM, 256, 512, 512, relaxed_ordering=True, acs=0x1D, acs_capable=0x5F, ids="1000:c010"
+    )
     end = parse_config(config_space(Space("15b3", "1021", "020000", ENDPOINT)))
     assert end is not None
     assert (end.kind, end.max_read_request_bytes, end.acs) == (PortKind.ENDPOINT, 4096, None)

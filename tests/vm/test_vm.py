@@ -11,13 +11,15 @@ from vm.rig import results
 from vm.rig.machine import Boot, Outcome
 
 GUEST = Path(__file__).resolve().parent / "guest"
+# A PCI Express port with ACS, and below it a card that ignores what is written to its Device Control register.
+PCIE_CARD = ("pcie-root-port,id=above,chassis=1,slot=1", "e1000e,bus=above,romfile=")
 BOOTS = (
     # Two run at a time, so the longest come first.
     Boot("commands", tests=("test_commands.py",)),
     Boot("service", tests=("test_service.py",), manager="systemd"),
     Boot("mig-boot", tests=("test_mig_boot.py",), manager="systemd"),
     Boot("stock", tests=("test_modules.py", "test_facts.py", "test_contract.py")),
-    Boot("network", tests=("test_qos.py", "test_rdma.py", "test_restore.py")),
+    Boot("network", tests=("test_qos.py", "test_rdma.py", "test_restore.py", "test_pcie.py"), devices=PCIE_CARD),
     Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity module_blacklist=psample"),
 )
 CASES = [

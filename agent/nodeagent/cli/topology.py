@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from nodeagent.cli import topology_dot
 from nodeagent.cli.output import Style, columns, emit, style_for
 from nodeagent.cli.target import add_target_options, target_of
+from nodeagent.cli.topology_dot import names_of
 from nodeagent.host.topology_facts import read_topology
-from nodeagent.resources.topology import NVIDIA, gpus_of, nics_of, rail_of_gpu, rails_of
+from nodeagent.resources.topology import gpus_of, nics_of, nvlinks_between, rail_of_gpu, rails_of
 from nodeagent.resources.topology_findings import findings, matrix
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
-from nodeagent.state.topology import PcieLink, Relation, Topology
+from nodeagent.state.topology import NvLinks, PcieLink, Relation, Topology
 
-_LEGEND: Mapping[Relation, str] = {
+NO_LINKS: Mapping[str, NvLinks] = MappingProxyType({})
+_LEGEND: Mapping[str, str] = {
     Relation.SELF: "itself",
+    "NV#": "that many NVLinks, directly or through NVSwitches",
     Relation.PIX: "at most one PCIe bridge",
     Relation.PXB: "several PCIe bridges, no host bridge",
     Relation.PHB: "a PCIe host bridge (the CPU)",
@@ -52,28 +57,42 @@ def run_topology(arguments: argparse.Namespace) -> int:
     with target_of(arguments).observer() as observer:
         state = observer.observe(())
         topology = read_topology(observer.host.files, (*gpus_of(state), *nics_of(state)))
+        links = {found.pci_address: found for found in (observer.host.nvml.nvlinks() if state.gpus else ())}
     if arguments.dot:
-        print("\n".join(dot_lines(state, topology)))
+        print("\n".join(topology_dot.dot_lines(state, topology, links)))
         return 0
-    document = topology_document(state, topology)
+    document = topology_document(state, topology, links)
     style = style_for(arguments, sys.stdout)
     emit(document, arguments.output, lambda: topology_text(document, style))
     return 0
 
 
-def topology_document(state: NodeState, topology: Topology) -> dict[str, Any]:
+def topology_document(state: NodeState, topology: Topology, links: Mapping[str, NvLinks] = NO_LINKS) -> dict[str, Any]:
     """GPUs, NICs, the matrix of their relations by name, rails and findings."""
     gpus, nics, rails = gpus_of(state), nics_of(state), rails_of(state)
     functions = (*gpus, *nics)
-    names = _names(state)
+    names = names_of(state)
     rows = matrix(functions)
     return {
         "gpus": [_function(found, names, topology) | _gpu_rail(found, gpus, state) for found in gpus],
         "nics": [_function(found, names, topology) | _nic_names(found, state) for found in nics],
         "matrix": {
-            names[one.address]: {names[other.address]: found.value for other, found in zip(functions, row, strict=True)}
+            names[one.address]: {
+                names[other.address]: _cell(one, other, found, links)
+                for other, found in zip(functions, row, strict=True)
+            }
             for one, row in zip(functions, rows, strict=True)
         },
+        "nvlinks": {
+            names[one.address]: {
+                names[other.address]: count
+                for other in gpus
+                if (count := nvlinks_between(one.address, other.address, links))
+            }
+            for one in gpus
+        }
+        if state.gpus
+        else None,
         "rails": [
             {
                 "rail": rail.number,
@@ -91,15 +110,10 @@ def topology_document(state: NodeState, topology: Topology) -> dict[str, Any]:
     }
 
 
-def _names(state: NodeState) -> Mapping[str, str]:
-    """Short names by PCI address: GPU0 in NVML's order, NICs by their RDMA device, else interface, else address."""
-    names = {found.address: f"GPU{index}" for index, found in enumerate(gpus_of(state))}
-    netdevs = {found.pci_address: found.name for found in state.netdevs.values()}
-    rdma = {found.pci_address: found.name for found in state.rdma.values()}
-    return names | {
-        found.address: rdma.get(found.address) or netdevs.get(found.address) or found.address
-        for found in nics_of(state)
-    }
+def _cell(one: PciFunction, other: PciFunction, found: Relation, links: Mapping[str, NvLinks]) -> str:
+    """NVLinks come before the way over PCIe, as in `nvidia-smi topo -m`."""
+    count = nvlinks_between(one.address, other.address, links)
+    return f"NV{count}" if count else found.value
 
 
 def _function(found: PciFunction, names: Mapping[str, str], topology: Topology) -> dict[str, Any]:
@@ -147,11 +161,13 @@ def topology_text(document: Mapping[str, Any], style: Style) -> str:
         [label, *(document["matrix"][found["name"]][other] for other in names), *_last_columns(found)]
         for label, found in zip(short, functions, strict=True)
     ]
-    used = {cell for row in document["matrix"].values() for cell in row.values()}
+    used = {"NV#" if cell.startswith("NV") else cell for row in document["matrix"].values() for cell in row.values()}
     parts = [
         columns(rows, ("", *short, "RAIL", "NUMA", "PCI", "LINK", "NAME")),
-        "\n".join(style("dim", f"{found.value:<6}{text}") for found, text in _LEGEND.items() if found.value in used),
+        "\n".join(style("dim", f"{sign:<6}{text}") for sign, text in _LEGEND.items() if sign in used),
     ]
+    if document["gpus"] and document["nvlinks"] is None:
+        parts.append(style("dim", "NVLinks are not known: the NVIDIA driver does not answer"))
     wrong = [
         style("warn", line)
         for found in document["findings"]
@@ -167,33 +183,3 @@ def _last_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _text(number: int | None) -> str:
     return "-" if number is None else str(number)
-
-
-def dot_lines(state: NodeState, topology: Topology) -> Iterator[str]:
-    """The tree of root buses, bridges, GPUs and NICs; a pair of GPU and its rail is joined by a dashed line."""
-    names, gpus, rails = _names(state), gpus_of(state), rails_of(state)
-    yield "graph topology {"
-    yield "  rankdir=TB; node [shape=box, fontname=sans];"
-    functions = (*gpus, *nics_of(state))
-    for label in dict.fromkeys(part for found in functions for part in (found.path or (found.address,))):
-        yield f'  "{label}" [{_shape(label, names, functions)}];'
-    edges = ((above, below) for found in functions for above, below in zip(found.path, found.path[1:], strict=False))
-    for above, below in dict.fromkeys(edges):
-        node = topology.nodes.get(below)
-        width = f' [label="x{node.link.width}"]' if node is not None and node.link.width else ""
-        yield f'  "{above}" -- "{below}"{width};'
-    for gpu in gpus:
-        rail = rail_of_gpu(gpu, gpus, rails)
-        if rail is not None:
-            label = f'[style=dashed, constraint=false, label="rail {rail.number}"]'
-            yield f'  "{gpu.address}" -- "{rail.address}" {label};'
-    yield "}"
-
-
-def _shape(label: str, names: Mapping[str, str], functions: Sequence[PciFunction]) -> str:
-    found = next((one for one in functions if one.address == label), None)
-    if found is None:
-        return f'label="{label}", shape=ellipse'
-    colour = "palegreen" if found.vendor == NVIDIA else "lightblue"
-    numa = f"\\nNUMA {found.numa_node}" if found.numa_node >= 0 else ""
-    return f'label="{names[label]}\\n{label}{numa}", style=filled, fillcolor={colour}'

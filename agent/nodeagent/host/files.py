@@ -132,6 +132,16 @@ class LocalFiles:
         if written != len(data):
             raise HostError("write", path, f"the kernel took {written} of {len(data)} bytes")
 
+    def write_bytes(self, path: str, data: bytes, offset: int) -> None:
+        with host_errors("write", path):
+            handle = os.open(self._at(path), os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                written = os.pwrite(handle, data, offset)
+            finally:
+                os.close(handle)
+        if written != len(data):
+            raise HostError("write", path, f"the kernel took {written} of {len(data)} bytes")
+
     def replace(self, path: str, text: str, mode: int = 0o600) -> None:
         """As the port says; directories that are missing are created with mode 0755."""
         final = self._at(path)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pynvml
 
 from nodeagent.errors import GoneError, HostError, UnsupportedError
-from nodeagent.host import nvml_compute, nvml_errors, nvml_instances, nvml_read
+from nodeagent.host import nvml_compute, nvml_errors, nvml_instances, nvml_links, nvml_read
 from nodeagent.host.nvml_errors import reported
 from nodeagent.host.nvml_resets import Unresettable
 from nodeagent.host.nvml_samples import Telemetry
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from nodeagent.state.gpu import Gpu, GpuSample, Placement
+    from nodeagent.state.topology import NvLinks
 
 
 class InProcessNvml:
@@ -105,6 +106,11 @@ class InProcessNvml:
         with self._session("sample", self._name(index)):
             return self._telemetry.sample(self._at(index), index)
 
+    def nvlink(self, index: int) -> NvLinks:
+        """Active NVLinks of one GPU. GoneError when it is lost."""
+        with self._session("read nvlinks of", self._name(index)):
+            return nvml_links.read_nvlinks(self._at(index))
+
     # The port.
 
     def gpus(self) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
@@ -113,6 +119,9 @@ class InProcessNvml:
 
     def samples(self) -> tuple[GpuSample, ...]:
         return self._each(self.sample)[0]
+
+    def nvlinks(self) -> tuple[NvLinks, ...]:
+        return self._each(self.nvlink)[0]
 
     def hangs(self) -> int:
         return 0  # nothing here can tell

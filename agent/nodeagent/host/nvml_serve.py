@@ -25,6 +25,7 @@ REQUESTS = (
     "identify",
     "read",
     "sample",
+    "nvlink",
     "set_mig_mode",
     "create_gpu_instance",
     "destroy_gpu_instance",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from nodeagent.state.gpu import Gpu, GpuSample, Placement
+    from nodeagent.state.topology import NvLinks
 
 _STUCK_MAX = 2
 _START_SECONDS = 10.0  # at least: NVML's start attaches all GPUs, 2 s and more without persistence
@@ -73,6 +74,9 @@ class WorkerNvml:
 
     def samples(self) -> tuple[GpuSample, ...]:
         return self._each("sample")[0]
+
+    def nvlinks(self) -> tuple[NvLinks, ...]:
+        return self._each("nvlink")[0]
 
     def hangs(self) -> int:
         return self._fences.total

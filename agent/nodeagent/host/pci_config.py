@@ -6,14 +6,16 @@ include/uapi/linux/pci_regs.h for the same offsets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from nodeagent.state.topology import PcieConfig, PortKind
+from nodeagent.state.topology import ACS_REDIRECT_BITS, PcieConfig, PcieSetting, PortKind
 
 CONFIG_BYTES = 4096
 STATUS, CAPABILITY_LIST = 0x06, 0x10  # status register and its bit "has capabilities"
 FIRST_CAPABILITY, FIRST_EXTENDED = 0x34, 0x100
 PCI_EXPRESS, ACS = 0x10, 0x0D  # capability ids
+RELAXED_ORDERING, READ_REQUEST = 0x10, 0x7000  # bits of Device Control (7.5.3.4)
 MOST_CAPABILITIES = 96  # more than fit: a list that leads in a circle ends here
 
 KINDS: Mapping[int, PortKind] = {
@@ -41,10 +43,33 @@ def parse_config(data: bytes) -> PcieConfig | None:
         max_payload_bytes=128 << (control >> 5 & 7),
         max_payload_capable_bytes=128 << (capable & 7),
         max_read_request_bytes=128 << (control >> 12 & 7),
-        relaxed_ordering=bool(control & 0x10),
+        relaxed_ordering=bool(control & RELAXED_ORDERING),
         acs=None if acs is None else _word(data, acs + 6),
         acs_capable=None if acs is None else _word(data, acs + 4),
+        ids=f"{_word(data, 0):04x}:{_word(data, 2):04x}",
     )
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a setting stands: a 16-bit register, the bits in it, and what one unit of the value is."""
+
+    offset: int
+    mask: int
+    encode: Callable[[int], int]
+
+
+def locate(data: bytes, setting: PcieSetting) -> Field | None:
+    """The field of a setting; None where the function lacks the capability, or the space was cut off."""
+    if setting is PcieSetting.ACS_REDIRECT:
+        acs = _find_extended(data)
+        return None if acs is None else Field(acs + 6, ACS_REDIRECT_BITS, lambda bits: bits & ACS_REDIRECT_BITS)
+    express = _find_capability(data)
+    if express is None:
+        return None
+    if setting is PcieSetting.RELAXED_ORDERING:
+        return Field(express + 8, RELAXED_ORDERING, lambda on: RELAXED_ORDERING if on else 0)
+    return Field(express + 8, READ_REQUEST, lambda size: (size // 128).bit_length() - 1 << 12 & READ_REQUEST)
 
 
 def _find_capability(data: bytes) -> int | None:

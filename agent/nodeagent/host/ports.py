@@ -11,6 +11,7 @@ from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import VfSetting, VirtualFunction
 from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
 from nodeagent.state.qos import DcbState
+from nodeagent.state.topology import NvLinks, PcieSetting
 
 
 class Files(Protocol):
@@ -35,6 +36,9 @@ class Files(Protocol):
 
     def read_bytes(self, path: str, size: int, offset: int = 0) -> bytes:
         """At most `size` bytes from `offset` on, as of a PCI configuration space. Errors as of `read`."""
+
+    def write_bytes(self, path: str, data: bytes, offset: int) -> None:
+        """Write at `offset` in one system call, as into a PCI configuration space. Errors as of `write`."""
 
     def make_directory(self, path: str) -> None:
         """mkdir(2), which in configfs makes an object; nothing happens if it is there. Errors as of `write`."""
@@ -101,6 +105,9 @@ class Nvml(Protocol):
         """All GPUs that answer, and those that do not. GoneError: no driver loaded. DeadlineError: it hangs."""
 
     def samples(self) -> tuple[GpuSample, ...]: ...
+
+    def nvlinks(self) -> tuple[NvLinks, ...]:
+        """Active NVLinks of every GPU that answers."""
 
     def hangs(self) -> int:
         """How often a GPU has been fenced off because a call about it did not come back."""
@@ -172,6 +179,12 @@ class Functions(Protocol):
         """Give the function to this driver, "" to the one the kernel chooses; also anew to the one it has.
 
         For vfio-pci: BusyError where another driver has a function of the same IOMMU group, UnsupportedError without.
+        """
+
+    def set_pcie(self, address: str, setting: PcieSetting, value: int) -> None:
+        """Write one setting of a configuration space (see `PcieConfig.value`) and read it back.
+
+        UnsupportedError where it does not come into force, DeniedError under kernel lockdown.
         """
 
 

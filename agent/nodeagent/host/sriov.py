@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from nodeagent.errors import BusyError, DeadlineError, HostError, UnsupportedError
 from nodeagent.host.paths import SYS_IOMMU_GROUPS, SYS_PCI_DEVICES, SYS_PCI_DRIVERS_PROBE
+from nodeagent.host.pcie_control import write_setting
 from nodeagent.host.ports import Clock, Files
+from nodeagent.state.topology import PcieSetting
 
 CREATION_SECONDS = 120.0  # some platforms show the functions long after the write has returned
 POLL_SECONDS = 0.02  # sysfs tells nobody that a link has come
@@ -70,6 +72,9 @@ class SysfsFunctions:
                 self._files.write(f"{SYS_PCI_DEVICES}/{address}/driver_override", "\n")
                 self._files.write(SYS_PCI_DRIVERS_PROBE, address)
             raise
+
+    def set_pcie(self, address: str, setting: PcieSetting, value: int) -> None:
+        write_setting(self._files, address, setting, value)
 
     def _unbind(self, address: str) -> None:
         if self._driver(address):

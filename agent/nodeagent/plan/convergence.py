@@ -28,6 +28,7 @@ class Goal:
     interest: tuple[str, ...]
     terms: Terms
     with_roce: bool = False
+    with_pcie: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
         return tuple(RESOURCES[name](spec, state) for name in chosen)
 
     services = (*KNOWN_SERVICES, *spec.services)
-    return Goal(wishes, names_of_interest(spec), Terms(spec.disruption, services), with_roce=spec.roce is not None)
+    terms = Terms(spec.disruption, services)
+    wanted = {"with_roce": spec.roce is not None, "with_pcie": spec.pcie is not None}
+    return Goal(wishes, names_of_interest(spec), terms, **wanted)
 
 
 def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
     """Observe and plan. Who holds what is observed only if some step must have things quiet, or something is owed."""
-    state = observer.observe(goal.interest, with_roce=goal.with_roce)
+    state = observer.observe(goal.interest, with_roce=goal.with_roce, with_pcie=goal.with_pcie)
     wishes = goal.wishes(state)
     if goal.terms.owed or any(step.claims for wish in wishes for step in wish.steps):
         state = observer.add_holders(state, goal.terms.services)

@@ -15,8 +15,10 @@ from nodeagent.host.pci_facts import read_pci
 from nodeagent.host.ports import Host
 from nodeagent.host.process_facts import read_device_nodes, read_majors
 from nodeagent.host.rdma_netlink import read_netns_shared
+from nodeagent.host.topology_facts import read_topology
 from nodeagent.plan.graph import MODULE_OF_DRIVER
 from nodeagent.plan.quiet import KNOWN_SERVICES
+from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.state.gpu import Gpu
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
@@ -33,11 +35,18 @@ class Observer:
         self.host = host
         self._peer_memory = PeerMemoryOwner(host.files)
 
-    def observe(self, interest: Sequence[str], *, with_roce: bool = False) -> NodeState:
+    def observe(self, interest: Sequence[str], *, with_roce: bool = False, with_pcie: bool = False) -> NodeState:
         """Everything but the holders. `interest` are the modules whose files and parameters are wanted.
 
         RoCE defaults are looked at only when wanted: the kernel shows them in a configfs directory one has to make.
+        Configuration spaces are too: each costs a thousand reads of the bus.
         """
+        state = self._observe(interest, with_roce=with_roce)
+        if not with_pcie:
+            return state
+        return replace(state, pcie=read_topology(self.host.files, (*gpus_of(state), *nics_of(state))).nodes)
+
+    def _observe(self, interest: Sequence[str], *, with_roce: bool) -> NodeState:
         host, files = self.host, self.host.files
         module_files = _module_files(host, interest)
         builtin = tuple(name for name, file in module_files.items() if file.builtin)

@@ -10,6 +10,7 @@ from nodeagent.resources import (
     link_restore,
     links,
     mig,
+    pcie,
     qos,
     qos_steps,
     roce,
@@ -26,6 +27,7 @@ RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
     "device-nodes": device_nodes.plan,  # stale nodes go before the driver that makes them anew
     "modules": kernel_modules.plan,
     "mig": mig.plan,
+    "pcie": pcie.plan,  # before traffic, and independent of drivers
     "links": links.plan,
     "roce": roce.plan,
     "sriov": sriov.plan,
@@ -48,6 +50,7 @@ STEPS: Mapping[str, type[Step]] = {
         mig.DestroyGpuInstance,
         mig.CreateComputeInstance,
         mig.DestroyComputeInstance,
+        pcie.SetPcie,
         links.SetLinkUp,
         links.SetLinkMtu,
         roce.SetRdmaNetns,

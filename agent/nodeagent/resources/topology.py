@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from nodeagent.state.network import PciFunction, RdmaDevice
 from nodeagent.state.node import NodeState
-from nodeagent.state.topology import Relation
+from nodeagent.state.topology import NvLinks, Relation
 
 NVIDIA, MELLANOX = "10de", "15b3"  # pci.ids
 DISPLAY, NETWORK = "03", "02"  # base classes
@@ -46,10 +46,28 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
     return next((index for index, (here, there) in pairs if here != there), min(len(one), len(other)))
 
 
+def bridges_between(one: PciFunction, other: PciFunction) -> tuple[str, ...]:
+    """Bridges under the nearest common one, on both sides: there ACS decides about peer-to-peer traffic."""
+    below = (*one.path[1:-1], *other.path[1:-1])
+    return tuple(address for address in below if (address in one.path) != (address in other.path))
+
+
 def _between_root_buses(one: int, other: int) -> Relation:
     if one < 0 or other < 0:
         return Relation.UNKNOWN
     return Relation.NODE if one == other else Relation.SYS
+
+
+def nvlinks_between(one: str, other: str, links: Mapping[str, NvLinks]) -> int:
+    """How many NVLinks two GPUs (by PCI address) have for each other, as `nvidia-smi topo -m` counts: NV12.
+
+    Where links lead to NVSwitches, two GPUs reach each other through as many as the one with fewer has.
+    """
+    here, there = links.get(one), links.get(other)
+    if here is None or there is None or one == other:
+        return 0
+    direct = dict(here.peers).get(other, 0)
+    return direct or min(here.to_switch, there.to_switch)
 
 
 def gpus_of(state: NodeState) -> tuple[PciFunction, ...]:

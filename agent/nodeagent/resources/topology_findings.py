@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from nodeagent.resources.topology import NVIDIA, SWITCHED, Rail, gpus_of, nics_of, rail_of_gpu, rails_of, relation
+from nodeagent.resources.topology import (
+    NVIDIA,
+    SWITCHED,
+    Rail,
+    bridges_between,
+    gpus_of,
+    nics_of,
+    rail_of_gpu,
+    rails_of,
+    relation,
+)
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
 from nodeagent.state.topology import PcieNode, PortKind, Relation, Topology
@@ -125,13 +135,9 @@ def payload_sizes(state: NodeState, topology: Topology) -> Iterator[Finding]:
             yield Finding(name, problem, "packets above that are errors; boot with pci=pcie_bus_safe")
         if config.max_read_request_bytes < BEST_READ_REQUEST:
             problem = f"MaxReadReq is {config.max_read_request_bytes} bytes"
-            yield Finding(
-                name, problem, f"{BEST_READ_REQUEST} gives more read bandwidth; set it in the firmware set-up"
-            )
+            yield Finding(name, problem, f"{BEST_READ_REQUEST} gives more read bandwidth; set pcie.max_read_request")
         if not config.relaxed_ordering:
-            yield Finding(
-                name, "relaxed ordering is off", "writes wait for each other; enable it in the firmware set-up"
-            )
+            yield Finding(name, "relaxed ordering is off", "writes wait for each other; set pcie.relaxed_ordering")
 
 
 def _on_path(found: PciFunction, topology: Topology) -> Iterator[PcieNode]:
@@ -143,15 +149,8 @@ def redirected_peers(state: NodeState, topology: Topology) -> Iterator[Finding]:
     for gpu in gpus_of(state):
         for nic in nics_of(state):
             if relation(gpu, nic).distance <= SWITCHED:
-                for address in _between(gpu, nic):
+                for address in bridges_between(gpu, nic):
                     yield from _redirect(topology.nodes.get(address), gpu, nic)
-
-
-def _between(one: PciFunction, other: PciFunction) -> list[str]:
-    """Bridges under the nearest common one, on both sides: there ACS decides about peer-to-peer traffic."""
-    return [
-        address for address in (*one.path[1:-1], *other.path[1:-1]) if (address in one.path) != (address in other.path)
-    ]
 
 
 def _redirect(node: PcieNode | None, gpu: PciFunction, nic: PciFunction) -> Iterator[Finding]:
@@ -161,7 +160,10 @@ def _redirect(node: PcieNode | None, gpu: PciFunction, nic: PciFunction) -> Iter
     bits = [text for bit, text in ACS_REDIRECT.items() if config.acs & bit]
     if bits:
         problem = f"ACS ({', '.join(bits)}) sends traffic between gpu {gpu.address} and nic {nic.address} to the CPU"
-        advice = f"boot with pci=disable_acs_redir={node.address}; leave it where functions go to virtual machines"
+        advice = (
+            f"set pcie.acs_redirect to false, or boot with pci=disable_acs_redir={node.address}; "
+            "leave it where functions go to virtual machines"
+        )
         yield Finding(f"bridge {node.address}", problem, advice)
 
 

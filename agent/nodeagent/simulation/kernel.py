@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nodeagent.errors import UsageError
 from nodeagent.host import paths
-from nodeagent.simulation import attributes, reactions
+from nodeagent.simulation import attributes, pci_config_space, reactions
 from nodeagent.simulation.holders import OpenDevice, open_devices, read_node, references, write_node
 from nodeagent.simulation.kernel_state import Fault, KernelState, LogLine, StateFile, edited
 from nodeagent.simulation.module_table import known_modules
@@ -171,6 +171,14 @@ class SimKernel:
         with self.transaction() as draft:
             opened = self.open_numbers(draft.state)
             draft.state = handler(attributes.Write(draft.state, self.profile, match, text, opened))
+
+    def write_config(self, path: str, data: bytes, offset: int) -> None:
+        """A write into a configuration space. OSError ENOENT for any other file; EPERM under lockdown."""
+        if not self._exists(path):
+            raise attributes.refused(attributes.ABSENT)
+        with open(self.directory + path, "rb") as file:
+            present = file.read()
+        self.change(lambda state: pci_config_space.written(state, path.split("/")[-2], (present, data, offset)))
 
     def refresh_capabilities(self) -> None:
         """Bring the capability files up to date with instances that somebody made or destroyed through NVML."""

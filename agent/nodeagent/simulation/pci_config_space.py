@@ -5,8 +5,18 @@ Source: PCI Express Base Specification 5.0, 7.5.1 (header), 7.5.3 (PCI Express c
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from nodeagent.host.pci_config import locate
+from nodeagent.state.topology import PcieSetting
+
+if TYPE_CHECKING:
+    from nodeagent.simulation.kernel_state import KernelState
 
 _SIZE = 4096
 _EXPRESS_AT, _ACS_AT = 0x40, 0x100
@@ -42,6 +52,31 @@ def config_space(space: Space) -> bytes:
     if space.acs is not None:
         struct.pack_into("<IHH", data, _ACS_AT, 0x0001_000D, 0x5F, space.acs)
     return bytes(data)
+
+
+def with_words(space: bytes, words: Mapping[str, int]) -> bytes:
+    """The space with registers as somebody wrote them, by offset."""
+    data = bytearray(space)
+    for offset, word in words.items():
+        struct.pack_into("<H", data, int(offset), word)
+    return bytes(data)
+
+
+def written(state: KernelState, address: str, write: tuple[bytes, bytes, int]) -> KernelState:
+    """After a write of (space as it is, data, offset): bits that the function does not implement stay as they are.
+
+    OSError EPERM under kernel lockdown (pci_write_config: LOCKDOWN_PCI_ACCESS).
+    """
+    space, data, offset = write
+    if state.policy.lockdown != "none":
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    fields = (locate(space, setting) for setting in PcieSetting)
+    mask = sum({field.mask for field in fields if field is not None and field.offset == offset})
+    if len(data) != 2 or not mask:
+        return state
+    word = int.from_bytes(space[offset : offset + 2], "little") & ~mask | int.from_bytes(data, "little") & mask
+    words = {**state.pci_words.get(address, {}), str(offset): word}
+    return replace(state, pci_words={**state.pci_words, address: words})
 
 
 def _encoded(size: int) -> int:

@@ -91,6 +91,11 @@ class SimulatedFiles(LocalFiles):
             self._check_configfs(path)
             self._kernel.write(path, text)
 
+    def write_bytes(self, path: str, data: bytes, offset: int) -> None:
+        """As the port says; a configuration space takes what the function implements, and the rest vanishes."""
+        with host_errors("write", path):
+            self._kernel.write_config(path, data, offset)
+
     def _at(self, path: str) -> str:
         """As of LocalFiles; the driver's capabilities are first brought up to date with the instances behind NVML."""
         if path.startswith(paths.PROC_NVIDIA_CAPABILITIES):

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
-from nodeagent.simulation.pci_config_space import DOWNSTREAM, ENDPOINT, ROOT_PORT, UPSTREAM, Space, config_space
+from nodeagent.simulation.pci_config_space import (
+    DOWNSTREAM,
+    ENDPOINT,
+    ROOT_PORT,
+    UPSTREAM,
+    Space,
+    config_space,
+    with_words,
+)
 from nodeagent.simulation.profiles import CARDS, vf_address
 from nodeagent.simulation.reactions import driver_of, module_of
 from nodeagent.simulation.tree_entry import Entries, Entry, Tree, line, link
@@ -38,7 +46,7 @@ def render(profile: Profile, state: KernelState) -> Tree:
     for number, slot in enumerate(profile.slots):
         tree.update(_function(state, slot, number))
         for depth, bridge in enumerate(slot.bridges):
-            tree.update(_bridge(slot, depth, bridge))
+            tree.update(_bridge(state, slot, depth, bridge))
     for number, slot in enumerate(vf_slots(state, profile), len(profile.slots)):
         tree.update(_function(state, slot, number))
         tree.update(_virtual(state, slot))
@@ -69,7 +77,8 @@ def _function(state: KernelState, slot: Slot, number: int) -> Entries:
         *_link(card.link_gts, card.link_width),
     ):
         yield f"{folder}/{name}", line(text)
-    yield f"{folder}/config", Entry(data=config_space(Space(card.vendor, card.device, class_code, ENDPOINT)))
+    space = config_space(Space(card.vendor, card.device, class_code, ENDPOINT))
+    yield f"{folder}/config", Entry(data=with_words(space, state.pci_words.get(address, {})))
     if card.total_vfs:
         yield f"{folder}/sriov_totalvfs", line(card.total_vfs)
         yield f"{folder}/sriov_numvfs", line(state.vfs.get(address, 0))
@@ -109,7 +118,7 @@ def _by_address(folder: str, address: str) -> tuple[str, Entry]:
     return place, link(place, folder)
 
 
-def _bridge(slot: Slot, depth: int, bridge: str) -> Entries:
+def _bridge(state: KernelState, slot: Slot, depth: int, bridge: str) -> Entries:
     folder = "/".join((paths.SYS_DEVICES, slot.root_bus, *slot.bridges[: depth + 1]))
     yield _by_address(folder, bridge)
     vendor, device = ("1022", "1483") if depth == 0 else ("1000", "c010")
@@ -124,7 +133,7 @@ def _bridge(slot: Slot, depth: int, bridge: str) -> Entries:
         yield f"{folder}/{name}", line(text)
     kind = (ROOT_PORT, UPSTREAM, DOWNSTREAM)[min(depth, 2)]
     space = Space(vendor, device, "060400", kind, acs=None if kind == UPSTREAM else 0)
-    yield f"{folder}/config", Entry(data=config_space(space))
+    yield f"{folder}/config", Entry(data=with_words(config_space(space), state.pci_words.get(bridge, {})))
 
 
 def _driver(profile: Profile, state: KernelState, driver: str) -> Entries:

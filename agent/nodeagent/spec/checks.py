@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from nodeagent.spec import network_checks, roce_checks
+from nodeagent.spec import network_checks, pcie_checks, roce_checks
 from nodeagent.spec.decode import INCOMPLETE, Path
 from nodeagent.spec.findings import Finding
 from nodeagent.spec.schema import Flavor, LinkEntry, MigEntry, Modules, NodeSpec, PeerMemory, RdmaStack, keys_of
@@ -275,6 +275,7 @@ RULES: tuple[Callable[[NodeSpec], Iterator[Finding]], ...] = (
     one_entry_per_link,
     idle_link,
     *network_checks.RULES,
+    *pcie_checks.RULES,
     *roce_checks.RULES,
     listen_port,
 )

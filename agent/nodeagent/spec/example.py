@@ -178,6 +178,7 @@ _EVERY_KEY = Example(
                 },
             },
         ],
+        "pcie": {"max_read_request": 4096, "relaxed_ordering": True, "acs_redirect": True},
         "roce": {
             "devices": [{"match": "rail:*", "mode": "v2", "tos": 106, "traffic_class": 106}],
             "netns": "shared",

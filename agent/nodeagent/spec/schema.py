@@ -17,6 +17,7 @@ from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here
 from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import key as key  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import keys_of as keys_of  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.pcie import Pcie
 from nodeagent.spec.qos import Qos
 from nodeagent.spec.roce import Roce
 from nodeagent.spec.sriov import SriovEntry
@@ -333,6 +334,7 @@ class NodeSpec:
     modules: Modules | None = key("Kernel modules.", default=None)
     mig: tuple[MigEntry, ...] = key("MIG layout; GPUs that no entry names are left alone.", default=())
     links: tuple[LinkEntry, ...] = key("Network interfaces; those that no entry matches are left alone.", default=())
+    pcie: Pcie | None = key("PCI Express settings of NICs and the bridges above them.", default=None)
     roce: Roce | None = key("RoCE settings of RDMA devices; what it does not mention is left alone.", default=None)
     sriov: tuple[SriovEntry, ...] = key(
         "Virtual functions of NICs (SR-IOV); physical functions that no entry matches are left alone.", default=()

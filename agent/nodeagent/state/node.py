@@ -10,6 +10,7 @@ from nodeagent.state.gpu import Gpu, NvidiaDriver
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness, ModuleFile
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice
 from nodeagent.state.processes import DeviceNode, Process, Service
+from nodeagent.state.topology import PcieNode
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class NodeState:
     of the options given at load, for parameters that cannot be read back. `rdma_netns_shared` is None without an RDMA
     stack. `nvml_pid` is our NVML worker while it has a
     session open, else None. `link_setups` is what stands on each interface, as (text, what `Links.restore` takes); like
-    processes and services it is read only where a step may take it away.
+    processes and services it is read only where a step may take it away. `pcie` are GPUs, NICs and the bridges above
+    them by PCI address, read only where the node file wants something of them.
     """
 
     kernel: KernelPolicy = field(default_factory=KernelPolicy)
@@ -43,6 +45,7 @@ class NodeState:
     link_setups: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=lambda: MappingProxyType({}))
     rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
     rdma_netns_shared: bool | None = None
+    pcie: Mapping[str, PcieNode] = field(default_factory=lambda: MappingProxyType({}))
     majors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     device_nodes: Mapping[str, DeviceNode] = field(default_factory=lambda: MappingProxyType({}))
     processes: Mapping[int, Process] = field(default_factory=lambda: MappingProxyType({}))

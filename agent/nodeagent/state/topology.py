@@ -49,11 +49,23 @@ class PcieLink:
     max_width: int = 0
 
 
+class PcieSetting(StrEnum):
+    """One setting of a configuration space that is written by itself; the comment says what its value holds."""
+
+    MAX_READ_REQUEST = "max read request"  # bytes
+    RELAXED_ORDERING = "relaxed ordering"  # 0 or 1
+    ACS_REDIRECT = "acs redirect"  # the bits of ACS_REDIRECT_BITS as they stand in the register
+
+
+ACS_REDIRECT_BITS = 0x1C  # request redirect, completion redirect, upstream forwarding (7.7.11.3)
+
+
 @dataclass(frozen=True)
 class PcieConfig:
     """What the configuration space says (PCI Express Base Specification, 7.5.3 and 7.7.11).
 
-    `acs` and `acs_capable` are the ACS control and capability bits, None for a function without ACS.
+    `acs` and `acs_capable` are the ACS control and capability bits, None for a function without ACS. `ids` are vendor
+    and device, such as 8086:6f02.
     """
 
     kind: PortKind
@@ -63,6 +75,14 @@ class PcieConfig:
     relaxed_ordering: bool
     acs: int | None = None
     acs_capable: int | None = None
+    ids: str = ""
+
+    def value(self, setting: PcieSetting) -> int | None:
+        """The setting in the form in which it is written, None where the function does not have it."""
+        if setting is PcieSetting.ACS_REDIRECT:
+            return None if self.acs is None else self.acs & ACS_REDIRECT_BITS
+        read_request, ordering = self.max_read_request_bytes, int(self.relaxed_ordering)
+        return read_request if setting is PcieSetting.MAX_READ_REQUEST else ordering
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,15 @@ class PcieNode:
     link: PcieLink = PcieLink()
     config: PcieConfig | None = None
     iommu_type: str = ""
+
+
+@dataclass(frozen=True)
+class NvLinks:
+    """The active NVLinks of the GPU at `pci_address`: how many lead to each other GPU, and how many to NVSwitches."""
+
+    pci_address: str
+    peers: tuple[tuple[str, int], ...] = ()
+    to_switch: int = 0
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,14 @@ QEMU = (
 class Boot:
     """One run of the machine: extra kernel arguments, and what pytest runs in the guest, relative to tests/vm/guest.
 
-    `manager`: what runs as PID 1, "systemd" or nothing but the tests.
+    `manager`: what runs as PID 1, "systemd" or nothing but the tests. `devices`: more of QEMU's `-device` arguments.
     """
 
     name: str
     tests: tuple[str, ...]
     arguments: str = ""
     manager: str = ""
+    devices: tuple[str, ...] = ()
     deadline_seconds: float = 600
 
 
@@ -130,6 +131,7 @@ def _command(parts: Parts, plan: Boot, results: Path) -> list[str]:
         *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
         *("-fsdev", f"local,id=results,path={results},security_model=none"),
         *("-device", "virtio-9p-pci,fsdev=results,mount_tag=results"),
+        *(word for device in plan.devices for word in ("-device", device)),
     ]
 
 
