@@ -17,7 +17,7 @@ COPY deploy/constraints.txt deploy/
 COPY agent agent
 COPY native native
 RUN python3 -m venv /opt/nodeagent \
-    && /opt/nodeagent/bin/pip install --no-cache-dir --constraint deploy/constraints.txt .
+    && /opt/nodeagent/bin/pip install --no-cache-dir --constraint deploy/constraints.txt '.[kubernetes]'
 
 FROM debian:12.12-slim
 # kmod: depmod and modinfo for the simulated node; systemd: systemctl, to stop and start services of the host over its bus.

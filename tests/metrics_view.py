@@ -23,6 +23,7 @@ from nodeagent.state.gpu import (
 from nodeagent.state.modules import KernelModule, Liveness, ModuleFile
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, RdmaPort
 from nodeagent.state.node import NodeState
+from nodeagent.state.pods import PodFacts, PodUser
 from nodeagent.state.processes import Process
 from nodeagent.state.qos import DSCP_SELECTOR, AppEntry, DcbState, Ets, Pfc
 
@@ -225,6 +226,16 @@ STATISTICS = MappingProxyType(
 )
 
 
+PODS = PodFacts(
+    {
+        "GPU-0": (PodUser("default", "train-7", "pytorch"),),
+        "MIG-2": (PodUser("team", "share-1", "x"), PodUser("team", "share-2", "x")),
+    },
+    1790000090.0,
+    9,
+)
+
+
 def full_view(options: Options | None = None) -> View:
     return View(
         NODE,
@@ -236,4 +247,5 @@ def full_view(options: Options | None = None) -> View:
         jobs={"0": ("4711",), "1.1": ("4712", "4713")},
         statistics=STATISTICS,
         gid_indexes={("mlx5_0", 1): 3},
+        pods=PODS,
     )

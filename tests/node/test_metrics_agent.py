@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from kubelet import Kubelet, serving
 from nodeagent.simulation.machine import Machine
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,8 @@ SPEC = """\
 version: 1
 modules: {nvidia: {}, rdma: {}}
 mig: [{mode: enabled, gpus: [0, 1], devices: {PROFILES}}]
-metrics: {listen: "127.0.0.1:0", node_exporter_names: true, textfile: /var/lib/nodeagent.prom}
+metrics: {listen: "127.0.0.1:0", node_exporter_names: true, textfile: /var/lib/nodeagent.prom,
+  pod_resources_socket: /run/kubelet.sock, job_mapping_dir: /run/jobs}
 loop: {sample_seconds: 1, nvml_deadline_seconds: 1}
 """
 PROFILES = {"dgx-a100": "{3g.20gb: 1, 1g.5gb: 2}", "dgx-h100": "{3g.40gb: 1, 1g.10gb: 2}"}
@@ -92,6 +94,11 @@ class Agent:
         lines = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", self.text(), re.MULTILINE)
         found = [float(number) for pairs, number in lines if all(label in pairs for label in labels)]
         return found[0] if found else None
+
+    def uuids(self) -> list[str]:
+        """Of the GPUs, by index."""
+        found = dict(re.findall(r'^nodeagent_gpu_info{gpu="(\d+)",UUID="([^"]+)"', self.text(), re.MULTILINE))
+        return [found[index] for index in sorted(found, key=int)]
 
     def find_address(self) -> bool:
         done = subprocess.run(
@@ -238,6 +245,25 @@ def test_memory_stays_small(agent):
     )
     worker = Path(f"/proc/{json.loads(done.stdout)['nvmlPid']}/status").read_text()
     assert int(re.search(r"VmRSS:\s+(\d+) kB", worker)[1]) < 40 << 10
+
+
+def test_pods_by_the_kubelet_and_in_the_text_of_a_holder(agent, tmp_path):
+    whole, divided = (agent.uuids()[index] for index in (2, 0))
+    mig = re.search(rf'UUID="{divided}".*mig_uuid="(MIG-[^"]+)"', agent.text())[1]
+    kubelet = Kubelet({("default", "train-7", "pytorch"): {"nvidia.com/gpu": [whole], "nvidia.com/mig-1g.5gb": [mig]}})
+    with serving(kubelet, f"{agent.directory}/run/kubelet.sock"):
+        until(lambda: agent.value("DCGM_FI_DEV_GPU_TEMP", whole, 'namespace="default",pod="train-7"') is not None)
+        until(lambda: agent.value("DCGM_FI_DEV_FB_USED", divided, 'pod="train-7"') is not None)
+        read = agent.value("nodeagent_pods_timestamp_seconds")
+    assert until(lambda: agent.value("nodeagent_cycle_errors_total", 'source="pods"')) >= 1
+    assert agent.value("DCGM_FI_DEV_GPU_TEMP", whole, 'pod="train-7"') is not None, "the last answer stays"
+    assert agent.value("nodeagent_pods_timestamp_seconds") >= read
+    command = nodeagent("simulate", "job", "start", "--gpu", "2", "--pod", "default/train-7", *agent.options())
+    subprocess.run(command, env=environment(), check=True)
+    (tmp_path / "node.yaml").write_text("version: 1\nmig: [{mode: enabled, gpus: [2]}]\n")
+    command = nodeagent("plan", "--file", str(tmp_path / "node.yaml"), *agent.options())
+    plan = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert "(pod default/train-7)" in plan.stdout
 
 
 def test_a_lost_a_hanging_and_a_failing_gpu_cost_only_themselves(agent):

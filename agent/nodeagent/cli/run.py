@@ -33,6 +33,7 @@ from nodeagent.spec.schema import NodeSpec
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.control import Answers, ControlServer
 from nodeagent.supervisor.loop import Supervisor
+from nodeagent.supervisor.pod_watch import PodWatch
 from nodeagent.supervisor.sampler import Sampler
 from nodeagent.supervisor.status import Identity, Status, status_document
 from nodeagent.supervisor.wake import Wake, Waker
@@ -114,6 +115,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     choices = Choices(spec.metrics, host.files)
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
+    sampler.pods = pods = PodWatch(target.path_of(choices.pod_socket()), spec.loop.sample_seconds)
     if not target.simulated:
         sampler.network.statistics = DriverStatistics(is_wanted)
 
@@ -126,6 +128,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     def follow(spec: NodeSpec) -> None:
         choices.take_over(spec.metrics)
         sampler.pace(spec.loop.sample_seconds)
+        pods.socket, pods.seconds = target.path_of(choices.pod_socket()), spec.loop.sample_seconds
 
     supervisor.on_spec = follow
     if spec.metrics.listen:
@@ -136,6 +139,8 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         )
     control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler))
     stack.callback(control.close)
+    pods.start()
+    stack.callback(pods.stop)
     sampler.start()
     stack.callback(sampler.stop)
 

@@ -76,7 +76,7 @@ def _add_jobs(verbs: Any, common: argparse.ArgumentParser) -> None:
     start.add_argument("--name", default="train.py")
     start.add_argument("--memory", default="1GiB", help="GPU memory it takes, as 512MiB or 20GiB (default: 1GiB)")
     start.add_argument("--container", default="", help="container id it runs in")
-    start.add_argument("--pod", default="", help="UID of the pod it runs in")
+    start.add_argument("--pod", default="", help="pod it runs in: NAMESPACE/NAME, or a UID")
     start.set_defaults(run=run_job_start)
     end = operations.add_parser("end", parents=parents, help="end a job")
     end.add_argument("pid", type=int)

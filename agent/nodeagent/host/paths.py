@@ -60,6 +60,9 @@ MODPROBE_CONFIG = (
     "/lib/modprobe.d",
 )
 
+LOG_PODS = "/var/log/pods"
+KUBELET_POD_RESOURCES = "/var/lib/kubelet/pod-resources/kubelet.sock"
+
 NODE_FILE = "/etc/nodeagent/node.yaml"
 STATE_DIRECTORY = "/var/lib/nodeagent"
 RUN_DIRECTORY = "/run/nodeagent"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from nodeagent.errors import GoneError, HostError
 from nodeagent.host.files import character_number, host_error, rooted
 from nodeagent.host.paths import PROC
+from nodeagent.host.pod_names import PodNames
 from nodeagent.host.ports import Files
 from nodeagent.host.process_facts import format_command, is_on_network, parse_cgroup, parse_network_mounts
 from nodeagent.state.processes import DeviceNumber, Process
@@ -39,20 +40,21 @@ class ProcProcesses:
     def holding(self, majors: Iterable[int]) -> tuple[Process, ...]:
         """As the port says. Processes that end meanwhile are absent; files on network mounts are never looked at."""
         wanted, unreadable, found = frozenset(majors), [], []
-        mounts = _MountTable(self._files)
+        mounts, pods = _MountTable(self._files), PodNames(self._files)
         for pid in self._pids() if wanted else ():
             try:
                 opens = self._opens(pid, wanted, mounts)
             except PermissionError:
                 unreadable.append(pid)
                 continue
-            if opens and (process := self._describe(pid, opens)):
+            if opens and (process := self._describe(pid, opens, pods)):
                 found.append(process)
         self.unreadable = tuple(unreadable)
         return tuple(found)
 
     def describe(self, pids: Sequence[int]) -> tuple[Process, ...]:
-        return tuple(process for pid in pids if (process := self._describe(pid, ())))
+        pods = PodNames(self._files)
+        return tuple(process for pid in pids if (process := self._describe(pid, (), pods)))
 
     def _pids(self) -> Iterator[int]:
         return iter(sorted(int(name) for name in self._files.names(PROC) if name.isdecimal()))
@@ -86,7 +88,7 @@ class ProcProcesses:
                 return None
             raise host_error("look at", path, error) from error
 
-    def _describe(self, pid: int, opens: tuple[DeviceNumber, ...]) -> Process | None:
+    def _describe(self, pid: int, opens: tuple[DeviceNumber, ...], pods: PodNames) -> Process | None:
         try:
             name = self._files.read_optional(f"{PROC}/{pid}/comm")
             command = format_command(self._files.read_optional(f"{PROC}/{pid}/cmdline") or "")
@@ -95,7 +97,8 @@ class ProcProcesses:
             return None
         if name is None:
             return None
-        return Process(pid, name, command, place.unit, place.container, place.pod_uid, opens)
+        pod = pods[place.pod_uid]
+        return Process(pid, name, command, place.unit, place.container, place.pod_uid, opens, pod)
 
 
 class _MountTable:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from nodeagent.metrics.view import View
-    from nodeagent.state.gpu import Gpu, GpuInstance
+    from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance
+    from nodeagent.state.pods import PodFacts, PodUser
     from nodeagent.state.processes import Process
 
     Jobs = Mapping[str, tuple[str, ...]]
@@ -39,6 +40,15 @@ class Device:
         return f"{self.gpu.index}.{self.instance.gi_id}" if self.instance else str(self.gpu.index)
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """What device plugins call it: by UUID, the old MIG form, and by minor number as on GKE."""
+        gpu, instance = self.gpu, self.instance
+        if instance is None:
+            return gpu.uuid, f"nvidia{gpu.minor}"
+        inside = [id_ for one in instance.compute_instances for id_ in (one.uuid, _old_id(gpu, instance, one))]
+        return *inside, f"nvidia{gpu.minor}/gi{instance.gi_id}"
+
+    @property
     def place(self) -> dict[str, str]:
         """Labels that say which device it is."""
         found = {"gpu": str(self.gpu.index), "UUID": self.gpu.uuid}
@@ -47,14 +57,33 @@ class Device:
         return found
 
 
-def user_labels(device: Device, processes: Mapping[int, Process], jobs: Jobs) -> dict[str, str]:
-    """Labels of the one user of a device; empty for none and for several."""
+def _old_id(gpu: Gpu, instance: GpuInstance, compute: ComputeInstance) -> str:
+    return f"MIG-{gpu.uuid}/{instance.gi_id}/{compute.ci_id}"
+
+
+def user_labels(device: Device, processes: Mapping[int, Process], jobs: Jobs, pods: PodFacts | None) -> dict[str, str]:
+    """Labels of the one user of a device; empty for none and for several.
+
+    The pod is whom the kubelet gave the device to; where it does not say, whose processes are on it.
+    """
     users = [processes[pid] for pid in device.pids if pid in processes]
+    given = pod_users(device, pods)
+    namespace, _, pod = _only(user.pod for user in users).partition("/") if not given else ("", "", "")
     return {
+        "container": _only(user.container for user in given),
         "container_id": _only(user.container for user in users),
         "hpc_job": _only(jobs.get(device.job_file, ())),
+        "namespace": _only(user.namespace for user in given) if len(set(given)) == 1 else namespace,
+        "pod": _only(user.pod for user in given) if len(set(given)) == 1 else pod,
         "pod_uid": _only(user.pod_uid for user in users),
     }
+
+
+def pod_users(device: Device, pods: PodFacts | None) -> tuple[PodUser, ...]:
+    """The containers that the kubelet gave this device to."""
+    if pods is None:
+        return ()
+    return tuple(dict.fromkeys(user for name in device.ids for user in pods.users.get(name, ())))
 
 
 def _only(values: Iterable[str]) -> str:
@@ -77,7 +106,9 @@ def _process_info(view: View) -> Samples:
         for pid in device.pids:
             process = view.node.processes.get(pid)
             if process and pid not in inside:
-                user = {"container_id": process.container, "pod_uid": process.pod_uid, "unit": process.unit}
+                namespace, _, pod = process.pod.partition("/")
+                user = {"container_id": process.container, "namespace": namespace, "pod": pod}
+                user |= {"pod_uid": process.pod_uid, "unit": process.unit}
                 yield labels(**device.place, pid=str(pid), process=process.name, **user), 1
 
 
@@ -87,7 +118,28 @@ def _job_info(view: View) -> Samples:
             yield labels(**device.place, hpc_job=job), 1
 
 
+def _pod_info(view: View) -> Samples:
+    for device in _devices(view):
+        for user in pod_users(device, view.pods):
+            who = {"namespace": user.namespace, "pod": user.pod, "container": user.container}
+            yield labels(**device.place, **who), 1
+
+
+def _pods_read(view: View) -> Samples:
+    seconds = view.pods.read_unix_seconds if view.pods else None
+    return () if seconds is None else (("", seconds),)
+
+
 USER_FAMILIES = (
     (Family("nodeagent_gpu_process_info", Kind.GAUGE, "Processes on GPUs when last looked, always 1."), _process_info),
+    (Family("nodeagent_gpu_pod_info", Kind.GAUGE, "Pods that the kubelet gave GPUs to, always 1."), _pod_info),
+    (
+        Family(
+            "nodeagent_pods_timestamp_seconds",
+            Kind.GAUGE,
+            "When the kubelet last said which pod has which device (Unix time); it stands still while it does not.",
+        ),
+        _pods_read,
+    ),
     (Family("nodeagent_gpu_job_info", Kind.GAUGE, "Jobs that a batch system placed on GPUs, always 1."), _job_info),
 )

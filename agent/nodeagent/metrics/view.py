@@ -30,7 +30,8 @@ class View:
     """Everything that is shown. Label sets are made once per device and rendering, not once per line.
 
     `now` is Unix time. `jobs` maps a mapping file's name to the job ids in it; `statistics` maps an interface to what
-    its driver counts (ethtool -S). `gid_indexes` are those of the GIDs for RoCE v2, by (RDMA device, port).
+    its driver counts (ethtool -S). `pods` is None without a kubelet. `gid_indexes` are those of the GIDs for RoCE v2,
+    by (RDMA device, port).
     """
 
     node: NodeState
@@ -92,7 +93,7 @@ class View:
             pairs[self.options.host_label.value] = self.agent.hostname
         for name in self._driver_labels:
             pairs[name] = driver.version if driver else ""
-        return labels(**pairs, **user_labels(device, self.node.processes, self.jobs))
+        return labels(**pairs, **user_labels(device, self.node.processes, self.jobs, self.pods))
 
     @cached_property
     def _driver_labels(self) -> tuple[str, ...]:

@@ -109,6 +109,7 @@ class FakeProcess:
     mig_uuid: str = ""
     memory_bytes: int = 0
     memory_regions: int = 0
+    pod: str = ""
 
     @property
     def numbers(self) -> tuple[DeviceNumber, ...]:

@@ -6,6 +6,7 @@ Everything works without privileges. Several processes may have the same node op
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -68,12 +69,17 @@ class SimulatedNode:
 
     # Jobs: processes that exist only in the simulation.
 
-    def start_job(self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod_uid: str = "") -> int:
-        """Start a fake process that computes on one GPU; its PID.
+    def start_job(self, gpu_index: int, name: str, memory_bytes: int, container: str = "", pod: str = "") -> int:
+        """Start a fake process that computes on one GPU; its PID. `pod` is a UID, or NAMESPACE/NAME.
 
         UsageError while it could not open the GPU. BusyError when memory is short, or MIG mode is on.
         """
-        job = FakeProcess(0, name, name, container=container, pod_uid=pod_uid, memory_bytes=memory_bytes)
+        job = FakeProcess(0, name, name, container=container, memory_bytes=memory_bytes)
+        if "/" in pod:  # a name: UID and container follow from it, as a kubelet would have given it some
+            uid = uuid.uuid5(uuid.NAMESPACE_DNS, pod)
+            job = replace(job, pod=pod, pod_uid=str(uid), container=container or uid.hex * 2)
+        else:
+            job = replace(job, pod_uid=pod)
         return self._start(gpu_index, job)
 
     def start_mig_job(self, gpu_index: int, mig_uuid: str, name: str, memory_bytes: int) -> int:

@@ -231,7 +231,7 @@ class SimulatedProcesses:
 
 
 def _process(fake: FakeProcess, opens: tuple[DeviceNumber, ...]) -> Process:
-    return Process(fake.pid, fake.name, fake.command, fake.unit, fake.container, fake.pod_uid, opens)
+    return Process(fake.pid, fake.name, fake.command, fake.unit, fake.container, fake.pod_uid, opens, fake.pod)
 
 
 class SimulatedServices:

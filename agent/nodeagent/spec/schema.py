@@ -305,6 +305,13 @@ class Metrics:
         default="until-4.8",
         choices=("until-4.8", "from-4.9", "both"),
     )
+    pod_resources_socket: str = key(
+        "The kubelet's pod-resources socket, for the labels namespace, pod and container; empty: its usual place, if "
+        "there is one. Needs nodeagent[kubernetes].",
+        default="",
+        pattern=r"^$|^none$|^/\S*$",
+        expected='an absolute path, "" for the usual place, or none',
+    )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ class DeviceNumber:
 
 @dataclass(frozen=True)
 class Process:
-    """A process that has device files open; container, pod and systemd unit are "" where its cgroup names none."""
+    """A process that has device files open; container, pod and systemd unit are "" where its cgroup names none.
+
+    `pod` is NAMESPACE/NAME where the kubelet's directories tell it.
+    """
 
     pid: int
     name: str
@@ -36,10 +39,11 @@ class Process:
     container: str = ""
     pod_uid: str = ""
     opens: tuple[DeviceNumber, ...] = ()
+    pod: str = ""
 
     def __str__(self) -> str:
         place = f" in container {self.container[:12]}" if self.container else f" of {self.unit}" if self.unit else ""
-        pod = f" (pod {self.pod_uid})" if self.pod_uid else ""
+        pod = f" (pod {self.pod or self.pod_uid})" if self.pod_uid else ""
         return f"process {self.pid} ({self.command or self.name}){place}{pod}"
 
 

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from nodeagent.errors import HostError
+from nodeagent.host.paths import KUBELET_POD_RESOURCES
 from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.selection import parse_counters
 
@@ -46,6 +47,11 @@ class Choices:
             operator_names=self.section.operator_names,
             dcgm_names=DcgmNames(self.section.dcgm_names),
         )
+
+    def pod_socket(self) -> str:
+        """Where to ask for pods, "" for nowhere."""
+        wanted = self.section.pod_resources_socket
+        return "" if wanted == "none" else wanted or KUBELET_POD_RESOURCES
 
     def jobs(self) -> Mapping[str, tuple[str, ...]]:
         """Job ids by the name of the mapping file."""

@@ -24,6 +24,7 @@ from nodeagent.state.gpu import GpuSample
 from nodeagent.state.node import NodeState
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.network_sampling import NetworkSampler
+from nodeagent.supervisor.pod_watch import PodWatch
 from nodeagent.supervisor.status import Condition, Status
 
 log = logging.getLogger("nodeagent")
@@ -35,7 +36,7 @@ TEXTFILE_MODE = 0o644  # node_exporter runs as a user of its own
 class Sampler:
     """A thread of its own, so that a long transition does not stop the metrics; any thread may read `snapshot`.
 
-    `view` is what the snapshot shows; `network` reads its network half.
+    `view` is what the snapshot shows; `network` reads its network half, `pods` what the kubelet says.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Sampler:
         self.view: View | None = None
         self.seconds = seconds
         self.network = NetworkSampler(host)
+        self.pods: PodWatch | None = None
         self.on_repartition: Callable[[], None] = lambda: None
         self._host, self._hardware, self._status = host, hardware, status
         self._choices = choices or Choices(Metrics(), host.files)
@@ -112,6 +114,7 @@ class Sampler:
             tallies=self._tally.gpus,
             jobs=self._choices.jobs(),
             statistics=seen.statistics,
+            pods=self.pods.facts if self.pods else None,
             gid_indexes=seen.gid_indexes,
         )
         with self._measured("render"):
@@ -194,6 +197,7 @@ class Sampler:
                 **self._errors,
                 "counters_file": self._choices.errors,
                 "network": self.network.errors,
+                **({"pods": self.pods.errors} if self.pods and self.pods.facts else {}),
             },
             nvml_hangs=self._host.nvml.hangs(),
         )

@@ -1,0 +1,83 @@
+"""Keeps what the kubelet says about pods and devices: asked in a thread of its own, so that it can hold up nobody."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from nodeagent.errors import HostError, UnsupportedError
+from nodeagent.state.pods import PodFacts
+
+if TYPE_CHECKING:
+    from nodeagent.kubernetes.pod_resources import KubeletPods
+
+log = logging.getLogger("nodeagent")
+_PATIENCE_SECONDS = 1.0
+
+
+class PodWatch:
+    """`facts` is None where no kubelet was ever seen; while it is away the last answer stays, and its age tells.
+
+    `socket` may be changed at any time; "" asks nobody.
+    """
+
+    def __init__(self, socket: str, seconds: float) -> None:
+        self.socket, self.seconds = socket, seconds
+        self.facts: PodFacts | None = None
+        self.errors = 0
+        self._kubelet: KubeletPods | None = None
+        self._asked = ""
+        self._complaint = ""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pods", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(_PATIENCE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self.look()
+            self._stopped.wait(self.seconds)
+        self._drop()
+
+    def look(self) -> None:
+        """Ask once; a node without a kubelet costs one look at its socket's place."""
+        if self.socket != self._asked:
+            self._drop()
+            self.facts, self._asked = None, self.socket
+        if not self.socket or (self._kubelet is None and not os.path.exists(self.socket)):
+            return
+        try:
+            self.facts = self._opened().read()
+            self._complaint = ""
+        except HostError as error:
+            self._failed(error)
+
+    def _failed(self, error: HostError) -> None:
+        self.errors += 1
+        if self.facts is None:
+            self.facts = PodFacts()  # there is a kubelet, and it has not answered yet
+        if str(error) != self._complaint:
+            log.warning("pods not known, the last answer stays: %s", error)
+        self._complaint = str(error)
+
+    def _opened(self) -> KubeletPods:
+        if self._kubelet is None:
+            try:
+                from nodeagent.kubernetes.pod_resources import KubeletPods  # noqa: PLC0415 - 12 MB
+            except ImportError as error:
+                about = ("ask for pods at", self.socket)
+                raise UnsupportedError(*about, f"{error.name} is missing", "install nodeagent[kubernetes]") from error
+            self._kubelet = KubeletPods(self.socket)
+        return self._kubelet
+
+    def _drop(self) -> None:
+        if self._kubelet is not None:
+            self._kubelet.close()
+            self._kubelet = None
