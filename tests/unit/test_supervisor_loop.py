@@ -58,7 +58,7 @@ class Node(Observer):
         ports = SimpleNamespace(files=LocalFiles(str(root)), kmod=self.modules)
         super().__init__(cast(Host, ports))
 
-    def observe(self, interest: Sequence[str], *, with_roce: bool = False) -> NodeState:
+    def observe(self, interest: Sequence[str], **_: bool) -> NodeState:
         if self.blind is not None:
             raise self.blind
         loaded = {name: KernelModule(name, Liveness.LIVE, 0) for name in self.modules.loaded}

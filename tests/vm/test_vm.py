@@ -13,6 +13,16 @@ from vm.rig.machine import Boot, Outcome
 GUEST = Path(__file__).resolve().parent / "guest"
 # A PCI Express port with ACS, and below it a card that ignores what is written to its Device Control register.
 PCIE_CARD = ("pcie-root-port,id=above,chassis=1,slot=1", "e1000e,bus=above,romfile=")
+# QEMU 7.2 has no network card with SR-IOV; its NVMe controller has it, and stub_nic makes a network card of it.
+SRIOV_CARD = (
+    "intel-iommu",
+    "pcie-root-port,id=rootport,chassis=1,slot=1",
+    "nvme-subsys,id=subsystem",
+    (
+        "nvme,serial=1,bus=rootport,subsys=subsystem,max_ioqpairs=12,msix_qsize=8,sriov_max_vfs=4,sriov_vq_flexible=8,"
+        "sriov_vi_flexible=4"
+    ),
+)
 BOOTS = (
     # Two run at a time, so the longest come first.
     Boot("commands", tests=("test_commands.py",)),
@@ -20,6 +30,7 @@ BOOTS = (
     Boot("mig-boot", tests=("test_mig_boot.py",), manager="systemd"),
     Boot("stock", tests=("test_modules.py", "test_facts.py", "test_contract.py")),
     Boot("network", tests=("test_qos.py", "test_rdma.py", "test_restore.py", "test_pcie.py"), devices=PCIE_CARD),
+    Boot("sriov", tests=("test_sriov.py",), arguments="intel_iommu=on pci=realloc", devices=SRIOV_CARD),
     Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity module_blacklist=psample"),
 )
 CASES = [

@@ -13,11 +13,12 @@ from nodeagent.errors import GoneError, HostError
 from nodeagent.host import vf_codec
 from nodeagent.host.clock import RealClock
 from nodeagent.host.dcb import NetlinkDcb
+from nodeagent.host.devlink import NetlinkDevlink
 from nodeagent.host.files import ADVICE, ERROR_OF_ERRNO, host_errors
 from nodeagent.host.link_facts import read_uses
 from nodeagent.host.link_setup import await_link, read_setups, restore_entries
 from nodeagent.host.netlink import NO_SUCH_INTERFACE, route_socket
-from nodeagent.host.ports import Dcb, Files, Functions
+from nodeagent.host.ports import Dcb, Devlink, Files, Functions
 from nodeagent.host.rdma_netlink import set_netns_shared
 from nodeagent.host.roce_defaults import MODE, TOS, write_default, write_traffic_class
 from nodeagent.host.sriov import SysfsFunctions
@@ -34,6 +35,7 @@ class RtnlLinks:
         self._files = files
         self.dcb: Dcb = NetlinkDcb()
         self.functions: Functions = SysfsFunctions(files, RealClock())
+        self.devlink: Devlink = NetlinkDevlink(files)
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         return read_uses(self._files)

@@ -54,6 +54,10 @@ class RouteSocket:
     ) -> None:
         self._socket.close()
 
+    def set_deadline(self, seconds: float) -> None:
+        """How long an answer may take; DEADLINE_SECONDS unless told."""
+        self._socket.settimeout(seconds)
+
     def talk(self, kind: int, body: bytes, flags: int = 0) -> tuple[Message, ...]:
         """Ask and wait for the acknowledgement; the messages that came before it."""
         return self._exchange(kind, body, NLM_F_REQUEST | NLM_F_ACK | flags)
@@ -85,11 +89,17 @@ def _raise_refusal(reply: Message) -> None:
 @contextmanager
 def route_socket(operation: str, subject: str) -> Iterator[RouteSocket]:
     """A socket for the block; every refusal in it becomes the agent's error for `operation subject`."""
+    with netlink_errors(operation, subject), RouteSocket() as opened:
+        yield opened
+
+
+@contextmanager
+def netlink_errors(operation: str, subject: str) -> Iterator[None]:
+    """Every refusal in the block becomes the agent's error for `operation subject`."""
     try:
-        with RouteSocket() as opened:
-            yield opened
+        yield
     except TimeoutError as error:
-        raise DeadlineError(operation, subject, f"no answer by netlink in {DEADLINE_SECONDS:g} s") from error
+        raise DeadlineError(operation, subject, "no answer by netlink in time") from error
     except OSError as error:
         raise refusal(operation, subject, error.errno or errno.EIO, error.strerror or "") from error
     except ValueError as error:

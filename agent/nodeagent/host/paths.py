@@ -72,6 +72,7 @@ JOURNAL = STATE_DIRECTORY + "/journal.json"
 HISTORY = STATE_DIRECTORY + "/history.db"
 LOADED_OPTIONS = STATE_DIRECTORY + "/loaded-options.json"
 LOCK = RUN_DIRECTORY + "/lock"
+DEVLINK_RELOADS = RUN_DIRECTORY + "/devlink-reloads"
 CONTROL_SOCKET = RUN_DIRECTORY + "/control.sock"
 
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")  # often missing from the PATH of an ordinary user

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nodeagent.state.devlink import Cmode, DevlinkDevice, EswitchMode
 from nodeagent.state.gpu import Gpu, GpuSample, Placement
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import VfSetting, VirtualFunction
@@ -188,11 +189,30 @@ class Functions(Protocol):
         """
 
 
+class Devlink(Protocol):
+    """devlink of PCI functions. Every write is read back: UnsupportedError where it did not come into force."""
+
+    def read_all(self, addresses: Iterable[str]) -> Mapping[str, DevlinkDevice]:
+        """Those of the functions that devlink knows, by address."""
+
+    def set_eswitch_mode(self, address: str, mode: EswitchMode) -> None:
+        """Change the mode of the embedded switch. Drivers refuse while virtual functions are there or bound."""
+
+    def set_parameter(self, address: str, name: str, cmode: Cmode, value: str) -> None:
+        """Write one parameter; a driverinit value takes force with the next reload only."""
+
+    def reinitialize(self, address: str, values: tuple[tuple[str, str], ...]) -> None:
+        """Write these driverinit values and reload the device: its interfaces and virtual functions go, and the former
+        come anew. Where it is refused, the values are put back.
+        """
+
+
 class Links(Protocol):
     """Network interfaces through rtnetlink; `dcb` is their quality of service, `functions` are what they stand on."""
 
     dcb: Dcb
     functions: Functions
+    devlink: Devlink
 
     def vfs(self, netdev: str) -> tuple[VirtualFunction, ...]:
         """What the driver of this physical function keeps for each of its virtual functions."""

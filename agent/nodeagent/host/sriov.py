@@ -5,7 +5,7 @@ Sources: Documentation/ABI/testing/sysfs-bus-pci, Documentation/PCI/pci-iov-howt
 
 from __future__ import annotations
 
-from nodeagent.errors import BusyError, DeadlineError, HostError, UnsupportedError
+from nodeagent.errors import BusyError, DeadlineError, GoneError, HostError, UnsupportedError
 from nodeagent.host.paths import SYS_IOMMU_GROUPS, SYS_PCI_DEVICES, SYS_PCI_DRIVERS_PROBE
 from nodeagent.host.pcie_control import write_setting
 from nodeagent.host.ports import Clock, Files
@@ -44,6 +44,11 @@ class SysfsFunctions:
         path = f"{SYS_PCI_DEVICES}/{address}/sriov_numvfs"
         try:
             self._files.write(path, str(count))
+        except BusyError as error:
+            present = self._files.read_optional(path)
+            advice = "the kernel log says what the driver waits for; virtual functions in use by a guest keep it busy"
+            operation = f"make {count} virtual functions on"
+            raise BusyError(operation, address, f"{error.reason} ({present} are there)", advice) from error
         except UnsupportedError as error:
             total = self._files.read_optional(f"{SYS_PCI_DEVICES}/{address}/sriov_totalvfs") or "0"
             operation = f"make {count} virtual functions on"
@@ -53,6 +58,8 @@ class SysfsFunctions:
         directory = f"{SYS_PCI_DEVICES}/{address}"
         deadline = self._clock.monotonic() + CREATION_SECONDS
         while (found := sum(name.startswith("virtfn") for name in self._files.names(directory))) != count:
+            if not self._files.exists(directory):
+                raise GoneError("wait for the virtual functions of", address, "the physical function is gone")
             if self._clock.monotonic() > deadline:
                 reason = f"{found} of {count} are there after {CREATION_SECONDS:g} s"
                 raise DeadlineError("wait for the virtual functions of", address, reason)

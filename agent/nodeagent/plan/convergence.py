@@ -29,6 +29,7 @@ class Goal:
     terms: Terms
     with_roce: bool = False
     with_pcie: bool = False
+    with_devlink: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,19 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
 
     services = (*KNOWN_SERVICES, *spec.services)
     terms = Terms(spec.disruption, services)
-    wanted = {"with_roce": spec.roce is not None, "with_pcie": spec.pcie is not None}
+    wanted = {
+        "with_roce": spec.roce is not None,
+        "with_pcie": spec.pcie is not None,
+        "with_devlink": bool(spec.devlink) or any(entry.eswitch_mode is not None for entry in spec.sriov),
+    }
     return Goal(wishes, names_of_interest(spec), terms, **wanted)
 
 
 def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
     """Observe and plan. Who holds what is observed only if some step must have things quiet, or something is owed."""
-    state = observer.observe(goal.interest, with_roce=goal.with_roce, with_pcie=goal.with_pcie)
+    state = observer.observe(
+        goal.interest, with_roce=goal.with_roce, with_pcie=goal.with_pcie, with_devlink=goal.with_devlink
+    )
     wishes = goal.wishes(state)
     if goal.terms.owed or any(step.claims for wish in wishes for step in wish.steps):
         state = observer.add_holders(state, goal.terms.services)

@@ -186,6 +186,8 @@ def _virtual_function_holds(state: NodeState) -> Iterator[Hold]:
     with_netdev = {found.pci_address: found.name for found in state.netdevs.values()}
     for found in state.pci.values():
         this, parent = pci(found.address), state.pci.get(found.physfn)
+        if not found.physfn and found.address in with_netdev:
+            yield Hold(netdev(with_netdev[found.address]), this, "belongs to it", refuses=False)
         if found.vf_addresses and found.driver in state.modules:
             yield Hold(this, module(found.driver), "has virtual functions", refuses=False)
         if parent is None:

@@ -19,6 +19,7 @@ from nodeagent.host.topology_facts import read_topology
 from nodeagent.plan.graph import MODULE_OF_DRIVER
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.resources.topology import gpus_of, nics_of
+from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
@@ -35,13 +36,19 @@ class Observer:
         self.host = host
         self._peer_memory = PeerMemoryOwner(host.files)
 
-    def observe(self, interest: Sequence[str], *, with_roce: bool = False, with_pcie: bool = False) -> NodeState:
+    def observe(
+        self, interest: Sequence[str], *, with_roce: bool = False, with_pcie: bool = False, with_devlink: bool = False
+    ) -> NodeState:
         """Everything but the holders. `interest` are the modules whose files and parameters are wanted.
 
         RoCE defaults are looked at only when wanted: the kernel shows them in a configfs directory one has to make.
-        Configuration spaces are too: each costs a thousand reads of the bus.
+        Configuration spaces are too: each costs a thousand reads of the bus. So is devlink: some drivers hand its
+        requests on to firmware.
         """
         state = self._observe(interest, with_roce=with_roce)
+        if with_devlink:
+            devlink, unread = _devlink(self.host, state.pci)
+            state = replace(state, devlink=devlink, unknown=state.unknown + unread)
         if not with_pcie:
             return state
         return replace(state, pcie=read_topology(self.host.files, (*gpus_of(state), *nics_of(state))).nodes)
@@ -101,6 +108,13 @@ def _netdevs(host: Host, pci: Mapping[str, PciFunction]) -> tuple[Mapping[str, N
     except HostError as error:  # the links themselves are known, and so is everything else on the node
         return found, (Unknown("quality of service and virtual functions", str(error)),)
     return {name: replace(one, dcb=dcb.get(name), vfs=vfs.get(name, ())) for name, one in found.items()}, ()
+
+
+def _devlink(host: Host, pci: Mapping[str, PciFunction]) -> tuple[Mapping[str, DevlinkDevice], tuple[Unknown, ...]]:
+    try:
+        return host.links.devlink.read_all([address for address, found in pci.items() if not found.is_vf]), ()
+    except HostError as error:
+        return {}, (Unknown("devlink", str(error)),)
 
 
 def _has_vfs(found: Netdev, pci: Mapping[str, PciFunction]) -> bool:

@@ -23,13 +23,15 @@ PARKED = (Kind.NETDEV, Kind.PCI)
 QOS_STEPS: tuple[type[QosStep], ...] = (SetDcbxMode, SetPfc, SetBuffers, SetEts, SetDscpMap, SetMaxRate)
 
 
-def parked(holds: Iterable[Hold], lost: set[Thing], state: NodeState) -> tuple[Thing, ...]:
+def parked(holds: Iterable[Hold], lost: set[Thing], state: NodeState, reset: Iterable[Thing] = ()) -> tuple[Thing, ...]:
     """Interfaces and functions that stand on what goes away for a while, if there is anything to bring back.
+
+    `reset` are those that lose what was set on them and stay.
 
     The last of them comes back first: interfaces of physical functions, then physical functions (their virtual ones are
     made through them), then virtual functions, then the interfaces of those.
     """
-    found = {hold.holder for hold in holds if hold.held in lost and hold.holder.kind in PARKED}
+    found = {hold.holder for hold in holds if hold.held in lost and hold.holder.kind in PARKED} | set(reset)
     return tuple(sorted((thing for thing in found if _is_set_up(thing, state)), key=lambda one: _rank(one, state)))
 
 

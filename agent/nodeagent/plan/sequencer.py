@@ -213,7 +213,9 @@ def _with_parked(
     back = {thing for step in acts for thing in step.back}
     gone = {thing for task in group for thing in task.step.gone}
     modules = {thing for thing in quiet if thing.kind is Kind.MODULE and thing not in gone - back}
-    things = parked((hold for task in group for hold in task.holds), modules | (gone & back), state)
+    reset = {thing for step in acts for thing in step.resets}
+    lost = modules | (gone & back) | reset
+    things = parked((hold for task in group for hold in task.holds), lost, state, reset)
     first = next((index for index, thing in enumerate(quiet) if thing.kind is Kind.MODULE), len(quiet))
     return (*quiet[:first], *things, *quiet[first:])
 

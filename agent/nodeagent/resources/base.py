@@ -69,6 +69,11 @@ class Step:
         return ()
 
     @property
+    def resets(self) -> tuple[Thing, ...]:
+        """Things that stay and lose what was set on them: all of it is brought back after the step."""
+        return ()
+
+    @property
     def back(self) -> tuple[Thing, ...]:
         """Things that are there after this step."""
         return ()

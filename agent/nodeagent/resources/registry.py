@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 from nodeagent.resources import (
     device_nodes,
+    devlink,
+    devlink_steps,
     kernel_modules,
     link_restore,
     links,
@@ -30,6 +32,7 @@ RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
     "pcie": pcie.plan,  # before traffic, and independent of drivers
     "links": links.plan,
     "roce": roce.plan,
+    "devlink": devlink.plan,  # a reload takes virtual functions away
     "sriov": sriov.plan,
     "qos": qos.plan,
 }
@@ -59,6 +62,9 @@ STEPS: Mapping[str, type[Step]] = {
         roce.SetTrafficClass,
         link_restore.KeepSetup,
         link_restore.RestoreLink,
+        devlink_steps.SetDevlinkParameter,
+        devlink_steps.ReloadDevice,
+        devlink_steps.SetEswitchMode,
         sriov_steps.MakeVfs,
         sriov_steps.RemoveVfs,
         sriov_steps.SetVf,

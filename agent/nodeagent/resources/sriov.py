@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from nodeagent.resources.base import Obstacle, Step, Wish
-from nodeagent.resources.link_selection import select_netdevs, what_there_is
+from nodeagent.resources.devlink_steps import SetEswitchMode
+from nodeagent.resources.function_selection import physical_functions
+from nodeagent.resources.link_selection import what_there_is
 from nodeagent.resources.sriov_steps import BindFunction, MakeVfs, RemoveVfs, SetVf
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.spec.sriov import SriovEntry, VfDriver
+from nodeagent.state.devlink import EswitchMode
 from nodeagent.state.network import Netdev, PciFunction, VfSetting, VirtualFunction
 from nodeagent.state.node import NodeState
 from nodeagent.state.things import pci
@@ -36,13 +39,6 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     return Wish(tuple(steps), tuple(obstacles))
 
 
-def physical_functions(match: str, state: NodeState) -> tuple[str, ...]:
-    """Addresses of the physical functions a match means; those it only finds because of their virtual ones are not."""
-    by_netdev = {state.netdevs[name].pci_address for name in select_netdevs(match, state)}
-    found = (state.pci[address] for address in by_netdev | {match} if address in state.pci)
-    return tuple(sorted(one.address for one in found if not one.is_vf))
-
-
 def _entries_by_function(spec: NodeSpec, state: NodeState) -> Mapping[str, tuple[SriovEntry, ...]]:
     found: dict[str, tuple[SriovEntry, ...]] = {}
     for entry in spec.sriov:
@@ -52,14 +48,18 @@ def _entries_by_function(spec: NodeSpec, state: NodeState) -> Mapping[str, tuple
 
 
 def function_steps(found: PciFunction, entry: SriovEntry, state: NodeState) -> Iterator[Step]:
-    """From one number to another only through 0 (pci-sysfs.c says EBUSY); what is right already is never made anew."""
+    """From one number or eswitch mode to another only through 0 (pci-sysfs.c says EBUSY, drivers refuse); what is right
+    already is never made anew.
+    """
     subject, unit = pci(found.address), _unit(found)
     present = len(found.vf_addresses)
     bind = _driver(entry) is None
-    if present != entry.vfs:
+    switch = tuple(_switch_steps(found, entry, state))
+    if present != entry.vfs or switch:
         if present:
             old = found.vf_addresses
             yield RemoveVfs(subject=subject, unit=unit, reason=WANTED, count=present, addresses=old)
+        yield from switch
         if entry.vfs:
             known = found.vf_addresses[: entry.vfs] if bind else ()
             yield MakeVfs(subject=subject, unit=unit, reason=WANTED, count=entry.vfs, bind=bind, known=known)
@@ -71,6 +71,26 @@ def function_steps(found: PciFunction, entry: SriovEntry, state: NodeState) -> I
             settings = tuple(_setting_steps(virtual, index, netdev, entry)) if netdev is not None else ()
             yield from settings
             yield from _bind_steps(virtual, entry, anew=any(step.setting in AT_BIND for step in settings))
+
+
+def _switch_steps(found: PciFunction, entry: SriovEntry, state: NodeState) -> Iterator[SetEswitchMode]:
+    before = _eswitch(found, state)
+    if entry.eswitch_mode is None or before is None or entry.eswitch_mode is before:
+        return
+    netdev = _netdev(found, state)
+    yield SetEswitchMode(
+        subject=pci(found.address),
+        unit=_unit(found),
+        reason=WANTED,
+        mode=entry.eswitch_mode,
+        before=before,
+        interface=netdev.name if netdev is not None else "",
+    )
+
+
+def _eswitch(found: PciFunction, state: NodeState) -> EswitchMode | None:
+    known = state.devlink.get(found.address)
+    return known.eswitch_mode if known is not None else None
 
 
 def _driver(entry: SriovEntry) -> VfDriver | None:
@@ -135,6 +155,9 @@ def refusal(found: PciFunction, entry: SriovEntry, state: NodeState) -> Obstacle
     if entry.vfs > found.total_vfs:
         problem = f"it can have {found.total_vfs} virtual functions, {entry.vfs} are wanted"
         return _obstacle(found, problem, "raise it in the firmware (mlxconfig SRIOV_EN=1 NUM_OF_VFS=n) and reboot")
+    if entry.eswitch_mode is not None and _eswitch(found, state) is None:
+        advice = "load its driver; only physical functions of cards with SR-IOV have one"
+        return _obstacle(found, "devlink shows no eswitch mode of it", advice, waits=True)
     if not entry.vfs:
         return None
     netdev = _netdev(found, state)

@@ -21,7 +21,7 @@ from nodeagent.simulation.holders import OpenDevice, open_devices, read_node, re
 from nodeagent.simulation.kernel_state import Fault, KernelState, LogLine, StateFile, edited
 from nodeagent.simulation.module_table import known_modules
 from nodeagent.simulation.profiles import RELEASE
-from nodeagent.simulation.refusals import ERROR, Insertion, Refusal, refuse_insertion, refuse_removal
+from nodeagent.simulation.refusals import ERROR, Insertion, Refusal, fault_for, refuse_insertion, refuse_removal
 from nodeagent.simulation.tree import TreeWriter, render
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ PRIVATE = ".simulation"
 """Folder below the node's directory for what is not part of the node: state, lock, NVML machine."""
 
 _NEVER_SHOWN = -1
+OPERATIONS = ("insert", "remove", "write", "devlink")
 
 
 class Mirror(Protocol):
@@ -168,6 +169,7 @@ class SimKernel:
         handler, match = found
         if not self._exists(path):
             raise attributes.refused(attributes.ABSENT)
+        self.strike("write", path)
         with self.transaction() as draft:
             opened = self.open_numbers(draft.state)
             draft.state = handler(attributes.Write(draft.state, self.profile, match, text, opened))
@@ -198,11 +200,23 @@ class SimKernel:
             draft.state = edit(draft.state)
 
     def fail(self, operation: str, module: str, errno_: int, count: int = 1, lines: tuple[str, ...] = ()) -> None:
-        """Let the next `count` calls of insert or remove on this module fail with the errno and log these lines."""
-        if operation not in {"insert", "remove"}:
-            raise UsageError(f"simulate failure of {operation}: unknown operation; known are insert, remove")
+        """Let the next `count` calls of an operation on this module, file or device fail and log these lines."""
+        if operation not in OPERATIONS:
+            raise UsageError(f"simulate failure of {operation}: unknown operation; known are {', '.join(OPERATIONS)}")
         fault = Fault(operation, module, errno_, count, lines)
         self.change(lambda state: replace(state, faults=(*state.faults, fault)))
+
+    def strike(self, operation: str, name: str) -> None:
+        """Let a fault for this call happen if one is set. OSError with its errno, and its first line as the reason."""
+        if not self.state.faults:
+            return
+        with self.transaction() as draft:
+            fault = fault_for(draft.state, operation, name)
+            if fault is not None:
+                draft.state = replace(draft.state, faults=_used_up(draft.state.faults, operation, name))
+                draft.print(*((ERROR, line) for line in fault.lines))
+        if fault is not None:
+            raise OSError(fault.errno, next(iter(fault.lines), os.strerror(fault.errno)))
 
     def clear_faults(self) -> None:
         """No call fails on demand any more, and no reference is pinned."""

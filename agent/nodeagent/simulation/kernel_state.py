@@ -118,7 +118,10 @@ class FakeProcess:
 
 @dataclass(frozen=True)
 class Fault:
-    """The next `count` calls of `operation` (insert, remove) on `module` fail with `errno` and log `lines`."""
+    """The next `count` calls of `operation` on `module` fail with `errno` and log `lines`.
+
+    insert and remove take a module's name, write the path of a file of the kernel, devlink a PCI address.
+    """
 
     operation: str
     module: str
@@ -178,6 +181,8 @@ class KernelState:
     faults: tuple[Fault, ...] = ()
     unbind_locks: tuple[str, ...] = ()
     markings: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)  # RoCE mode, ToS, class by RDMA device
+    eswitch: Mapping[str, str] = field(default_factory=dict)  # mode by PCI address where it is not legacy
+    devlink: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # parameters that were written, by address
     other_namespaces: int = 0  # network namespaces besides the first
     firmware_path: str = ""
     log: tuple[LogLine, ...] = ()

@@ -15,11 +15,12 @@ from nodeagent.host.clock import RealClock
 from nodeagent.host.files import ABSENT, LocalFiles, host_error, host_errors, rooted
 from nodeagent.host.link_setup import not_restored
 from nodeagent.host.netlink import NO_SUCH_INTERFACE
-from nodeagent.host.ports import Dcb, Functions
+from nodeagent.host.ports import Dcb, Devlink, Functions
 from nodeagent.host.processes import ProcProcesses
 from nodeagent.host.sriov import SysfsFunctions
 from nodeagent.simulation.attributes import mtu_refusal, refused
 from nodeagent.simulation.dcb import SimulatedDcb
+from nodeagent.simulation.devlink import SimulatedDevlink
 from nodeagent.simulation.holders import OpenDevice, device_behind, read_node, references
 from nodeagent.simulation.kernel_state import FakeProcess, Interface, KernelState, edited
 from nodeagent.simulation.link_setup import setup_of, uses_of, with_setup
@@ -153,6 +154,7 @@ class SimulatedLinks(SimulatedRoce):
         self._kernel = kernel
         self.dcb: Dcb = SimulatedDcb(kernel)
         self.functions: Functions = SysfsFunctions(SimulatedFiles(kernel), RealClock())
+        self.devlink: Devlink = SimulatedDevlink(kernel, SimulatedFiles(kernel))
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         found = ((name, uses_of(interface)) for name, interface in self._kernel.state.interfaces.items())

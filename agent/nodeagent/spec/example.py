@@ -183,11 +183,13 @@ _EVERY_KEY = Example(
             "devices": [{"match": "rail:*", "mode": "v2", "tos": 106, "traffic_class": 106}],
             "netns": "shared",
         },
+        "devlink": [{"match": "0000:3b:00.0", "parameters": {"enable_roce": True, "flow_steering_mode": "smfs"}}],
         "sriov": [
             {
                 "match": "0000:3b:00.0",
                 "vfs": 2,
                 "driver": "default",
+                "eswitch_mode": "legacy",
                 "trust": True,
                 "spoofchk": False,
                 "link_state": "auto",

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nodeagent.spec import names
+from nodeagent.spec.devlink import DevlinkEntry
 from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import key as key  # noqa: PLC0414 - exported from here as well
@@ -343,6 +344,9 @@ class NodeSpec:
     links: tuple[LinkEntry, ...] = key("Network interfaces; those that no entry matches are left alone.", default=())
     pcie: Pcie | None = key("PCI Express settings of NICs and the bridges above them.", default=None)
     roce: Roce | None = key("RoCE settings of RDMA devices; what it does not mention is left alone.", default=None)
+    devlink: tuple[DevlinkEntry, ...] = key(
+        "devlink parameters of NIC drivers; those that no entry names are left alone.", default=()
+    )
     sriov: tuple[SriovEntry, ...] = key(
         "Virtual functions of NICs (SR-IOV); physical functions that no entry matches are left alone.", default=()
     )

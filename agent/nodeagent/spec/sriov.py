@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from nodeagent.spec import names
 from nodeagent.spec.keys import key
+from nodeagent.state.devlink import EswitchMode
 from nodeagent.state.network import VfLinkState
 
 MAC = r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$"
@@ -39,6 +40,11 @@ class SriovEntry:
         example="4",
     )
     driver: VfDriver | None = key("Driver of the virtual functions.", default=None)
+    eswitch_mode: EswitchMode | None = key(
+        "Mode of the embedded switch; a change removes the virtual functions before it and makes them anew.",
+        default=None,
+        example="legacy",
+    )
     trust: bool | None = key("Whether they may set promiscuous mode and their own MAC address.", default=None)
     spoofchk: bool | None = key("Whether packets with a foreign MAC address are dropped.", default=None)
     link_state: VfLinkState | None = key("auto: that of the port; enable: always up; disable: down.", default=None)

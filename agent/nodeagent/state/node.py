@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu, NvidiaDriver
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness, ModuleFile
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice
@@ -28,7 +29,7 @@ class NodeState:
     `module_files` holds the modules the node file asks about, with their dependencies; a name without a file is absent
     from it. `majors` maps a character driver's name in /proc/devices to its major. `loaded_options` is our own record
     of the options given at load, for parameters that cannot be read back. `rdma_netns_shared` is None without an RDMA
-    stack. `nvml_pid` is our NVML worker while it has a
+    stack. `devlink` is read only where the node file asks for it. `nvml_pid` is our NVML worker while it has a
     session open, else None. `link_setups` is what stands on each interface, as (text, what `Links.restore` takes); like
     processes and services it is read only where a step may take it away. `pcie` are GPUs, NICs and the bridges above
     them by PCI address, read only where the node file wants something of them.
@@ -46,6 +47,7 @@ class NodeState:
     rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
     rdma_netns_shared: bool | None = None
     pcie: Mapping[str, PcieNode] = field(default_factory=lambda: MappingProxyType({}))
+    devlink: Mapping[str, DevlinkDevice] = field(default_factory=lambda: MappingProxyType({}))
     majors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     device_nodes: Mapping[str, DeviceNode] = field(default_factory=lambda: MappingProxyType({}))
     processes: Mapping[int, Process] = field(default_factory=lambda: MappingProxyType({}))
