@@ -211,7 +211,7 @@ _EVERY_KEY = Example(
             "node_exporter_names": False,
             "operator_names": True,
             "dcgm_names": "both",
-            "pod_resources_socket": "/var/lib/kubelet/pod-resources/kubelet.sock",
+            "pod_resources_socket": "none",
         },
         "loop": {
             "interval_seconds": 300,
