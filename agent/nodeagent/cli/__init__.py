@@ -25,6 +25,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "mig": ("mig", "show, plan, apply, assert, export and restore MIG layouts"),
     "topology": ("topology", "show how GPUs and NICs are wired, and what makes the way between them slow"),
     "roce": ("roce", "GIDs, RoCE mode, counters and NCCL settings of the RDMA NICs"),
+    "cdi": ("cdi", "print, list and check the CDI specifications that give devices to containers"),
     "validate": ("validate", "prove that the hardware works, with real traffic"),
     "config": ("config", "validate a node file, print its schema, an example"),
     "simulate": ("simulate", "profiles, jobs and faults of a simulated node"),

@@ -9,7 +9,9 @@ Sources: nvml.h (group nvmlMultiInstanceGPU), MIG User Guide.
 from __future__ import annotations
 
 from ctypes import byref, c_uint
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 import pynvml
 
@@ -32,6 +34,7 @@ _FIELD_RESETLESS_MIG = 184  # NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED
 _PROFILE_ENUM_END = 64  # far above NVML_GPU_INSTANCE_PROFILE_COUNT, which grows with every board family
 _INSTANCES_MAX = 16  # above any instanceCount; some drivers report too small a count for A30
 _ABSENT = (nvml_errors.NOT_SUPPORTED, nvml_errors.FUNCTION_NOT_FOUND, nvml_errors.NO_PERMISSION, 21, 25)
+_FABRIC_COMPLETED = 3  # NVML_GPU_FABRIC_STATE_COMPLETED
 _MODES = {0: MigMode.DISABLED, 1: MigMode.ENABLED}
 
 
@@ -167,6 +170,8 @@ def mig_profile(handle: Any, info: Any, enumerator: int) -> MigProfile:
         placements=placements(handle, info.id),
         enumerator=enumerator,
         media=MediaEngines(info.decoderCount, info.encoderCount, info.jpegCount, info.ofaCount),
+        multiprocessors=info.multiprocessorCount,
+        copy_engines=info.copyEngineCount,
     )
 
 
@@ -245,6 +250,9 @@ def read_gpu(handle: Any, index: int) -> Gpu:
         pids=processes(handle),
         pci_device_id=pci.pciDeviceId,
         pci_subsystem_id=pci.pciSubSystemId,
+        compute_capability=optional(pynvml.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0),
+        cuda_version=_cuda_version(),
+        fabric=_fabric(handle),
     )
 
 
@@ -253,4 +261,39 @@ def _mig_profiles(handle: Any) -> tuple[MigProfile, ...]:
 
 
 def _instances(handle: Any) -> tuple[GpuInstance, ...]:
-    return tuple(instance.value for instance in live_instances(handle))
+    indices = _mig_indices(handle)
+    return tuple(_numbered(instance.value, indices) for instance in live_instances(handle))
+
+
+def _numbered(instance: GpuInstance, indices: dict[str, int]) -> GpuInstance:
+    computes = (replace(one, index=indices.get(one.uuid, -1)) for one in instance.compute_instances)
+    return replace(instance, compute_instances=tuple(computes))
+
+
+def _mig_indices(handle: Any) -> dict[str, int]:
+    """NVML's index of each MIG device by UUID; a device keeps its own when another goes, so that there are holes."""
+    found: dict[str, int] = {}
+    for index in range(optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        try:
+            device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+        except pynvml.NVMLError as error:
+            if error.value not in (nvml_errors.NOT_FOUND, nvml_errors.INVALID_ARGUMENT, *_ABSENT):
+                raise
+        else:
+            found[pynvml.nvmlDeviceGetUUID(device)] = index
+    return found
+
+
+def _cuda_version() -> tuple[int, int]:
+    """12040 is 12.4 (cuda.h, CUDA_VERSION)."""
+    number = optional(pynvml.nvmlSystemGetCudaDriverVersion_v2) or 0
+    return number // 1000, number % 1000 // 10
+
+
+def _fabric(handle: Any) -> str:
+    """CLUSTERUUID.CLIQUE once the GPU has joined a fabric that has a cluster (nvmlDeviceGetGpuFabricInfo)."""
+    info = pynvml.c_nvmlGpuFabricInfo_t()
+    if optional(pynvml.nvmlDeviceGetGpuFabricInfo, handle, byref(info)) is None or info.state != _FABRIC_COMPLETED:
+        return ""
+    cluster = bytes(info.clusterUuid)
+    return f"{UUID(bytes=cluster)}.{info.cliqueId}" if any(cluster) else ""

@@ -76,3 +76,28 @@ DEVLINK_RELOADS = RUN_DIRECTORY + "/devlink-reloads"
 CONTROL_SOCKET = RUN_DIRECTORY + "/control.sock"
 
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")  # often missing from the PATH of an ordinary user
+
+LOADER_CACHE = "/etc/ld.so.cache"
+FIRMWARE = "/lib/firmware"
+SYS_CLASS_VERBS = "/sys/class/infiniband_verbs"
+SYS_CLASS_MAD = "/sys/class/infiniband_mad"
+SYS_PRODUCT_NAME = "/sys/class/dmi/id/product_name"
+DRIVER_SOCKETS = (
+    "/run/nvidia-persistenced/socket",
+    "/run/nvidia-fabricmanager/socket",
+    "/tmp/nvidia-mps",  # noqa: S108 - where nvidia-cuda-mps-control puts its pipes
+)
+DRIVER_DATA = (
+    "/usr/share/nvidia/nvoptix.bin",
+    "/usr/share/glvnd/egl_vendor.d/10_nvidia.json",
+    "/usr/share/egl/egl_external_platform.d/10_nvidia_wayland.json",
+    "/usr/share/egl/egl_external_platform.d/15_nvidia_gbm.json",
+    "/usr/share/vulkan/icd.d/nvidia_icd.json",
+    "/usr/share/vulkan/implicit_layer.d/nvidia_layers.json",
+    "/etc/vulkan/icd.d/nvidia_icd.json",
+    "/etc/vulkan/implicit_layer.d/nvidia_layers.json",
+    "/etc/OpenCL/vendors/nvidia.icd",
+)
+CDI_STATIC = "/etc/cdi"
+CDI_DYNAMIC = "/var/run/cdi"
+CDI_DYNAMIC_TOO = "/run/cdi"  # the same directory on every machine whose /var/run is a link

@@ -11,9 +11,11 @@ from nodeagent.plan.observing import Observer
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms, sequence
 from nodeagent.resources.base import Step, Wish
+from nodeagent.resources.container_query import container_query
 from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.node import NodeState
 from nodeagent.state.things import Kind
 
@@ -30,6 +32,7 @@ class Goal:
     with_roce: bool = False
     with_pcie: bool = False
     with_devlink: bool = False
+    containers: ContainerQuery | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
         "with_pcie": spec.pcie is not None,
         "with_devlink": bool(spec.devlink) or any(entry.eswitch_mode is not None for entry in spec.sriov),
     }
-    return Goal(wishes, names_of_interest(spec), terms, **wanted)
+    return Goal(wishes, names_of_interest(spec), terms, **wanted, containers=container_query(spec))
 
 
 def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
@@ -72,6 +75,8 @@ def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
     state = observer.observe(
         goal.interest, with_roce=goal.with_roce, with_pcie=goal.with_pcie, with_devlink=goal.with_devlink
     )
+    if goal.containers is not None:
+        state = observer.add_containers(state, goal.containers)
     wishes = goal.wishes(state)
     if goal.terms.owed or any(step.claims for wish in wishes for step in wish.steps):
         state = observer.add_holders(state, goal.terms.services)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from nodeagent.errors import HostError
+from nodeagent.host.container_facts import read_containers
 from nodeagent.host.driver_facts import read_driver
 from nodeagent.host.kernel_policy import PeerMemoryOwner, read_policy
 from nodeagent.host.link_facts import read_netdevs, read_rdma
@@ -19,6 +20,7 @@ from nodeagent.host.topology_facts import read_topology
 from nodeagent.plan.graph import MODULE_OF_DRIVER
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.resources.topology import gpus_of, nics_of
+from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu
 from nodeagent.state.modules import ModuleFile
@@ -78,6 +80,12 @@ class Observer:
             processes=_described(host, gpus),
             unknown=unknown + unread,
         )
+
+    def add_containers(self, state: NodeState, query: ContainerQuery) -> NodeState:
+        """The same state with what containers get from the node."""
+        version = state.driver.version if state.driver else ""
+        addresses = [gpu.pci_address for gpu in state.gpus.values()]
+        return replace(state, containers=read_containers(self.host.files, query, version, addresses))
 
     def add_holders(self, state: NodeState, services: Iterable[str]) -> NodeState:
         """The same state with processes and services: a walk over every process of the machine."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nodeagent.resources import (
+    cdi,
     device_nodes,
     devlink,
     devlink_steps,
+    file_steps,
     kernel_modules,
     link_restore,
     links,
@@ -35,6 +37,7 @@ RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
     "devlink": devlink.plan,  # a reload takes virtual functions away
     "sriov": sriov.plan,
     "qos": qos.plan,
+    "cdi": cdi.plan,  # describes what all of the above has made
 }
 
 STEPS: Mapping[str, type[Step]] = {
@@ -76,5 +79,9 @@ STEPS: Mapping[str, type[Step]] = {
         qos_steps.SetEts,
         qos_steps.SetDscpMap,
         qos_steps.SetMaxRate,
+        file_steps.WriteFile,
+        file_steps.RemoveFile,
+        file_steps.WriteCdiSpec,
+        file_steps.RemoveCdiSpec,
     )
 }

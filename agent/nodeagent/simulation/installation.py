@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from nodeagent.errors import HostError
 from nodeagent.host import paths
+from nodeagent.simulation.driver_installation import install_driver
 from nodeagent.simulation.kernel import PRIVATE
 from nodeagent.simulation.kernel_state import FORMAT, KernelState, LoadedModule, Policy
 from nodeagent.simulation.module_files import ModuleSource, write_tree
@@ -42,8 +43,9 @@ def claim(wanted: Profile, place: str) -> None:
 
 
 def install(wanted: Profile, place: str) -> None:
-    """Write module files, their indexes and the configuration of modprobe. HostError if depmod is missing."""
+    """Write module files and indexes, modprobe's configuration, driver libraries. HostError if depmod is missing."""
     write_tree(place, RELEASE, [_source(module) for module in known_modules(wanted).values()])
+    install_driver(place, wanted.driver_version)
     for folder in (paths.MODPROBE_CONFIG[0], paths.RUN_DIRECTORY, paths.STATE_DIRECTORY, paths.DEV):
         os.makedirs(place + folder, exist_ok=True)
     for name, text in wanted.modprobe.items():

@@ -14,7 +14,7 @@ from nodeagent.host import paths
 from nodeagent.host.files import rooted
 from nodeagent.simulation import tree_driver, tree_modules, tree_network, tree_pci
 from nodeagent.simulation.holders import read_node, write_node
-from nodeagent.simulation.tree_entry import Entry, Tree
+from nodeagent.simulation.tree_entry import Entry, Tree, line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +35,7 @@ def render(profile: Profile, state: KernelState, uuids: Mapping[str, str]) -> Tr
         **tree_network.render(profile, state),
         **tree_driver.render(profile, state, uuids),
         **_processes(state),
+        paths.SYS_PRODUCT_NAME: line(profile.product),
     }
 
 

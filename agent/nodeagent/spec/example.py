@@ -199,6 +199,22 @@ _EVERY_KEY = Example(
             },
             {"match": "0000:af:00.0", "vfs": 1, "driver": "vfio-pci", "guids": ["02:00:00:00:00:00:af:00"]},
         ],
+        "cdi": {
+            "gpus": "auto",
+            "management": "off",
+            "rdma": "auto",
+            "names": ["index", "uuid"],
+            "directory": "",
+            "driver_root": "",
+            "additional_gids": False,
+        },
+        "runtimes": {
+            "containerd": "auto",
+            "crio": "auto",
+            "docker": "auto",
+            "podman": "auto",
+            "nvidia_runtime": False,
+        },
         "services": ["dcgm-collector.service"],
         "metrics": {
             "listen": "127.0.0.1:9400",

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nodeagent.spec import names
+from nodeagent.spec.containers import Cdi, Runtimes
 from nodeagent.spec.devlink import DevlinkEntry
 from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
@@ -350,6 +351,8 @@ class NodeSpec:
     sriov: tuple[SriovEntry, ...] = key(
         "Virtual functions of NICs (SR-IOV); physical functions that no entry matches are left alone.", default=()
     )
+    cdi: Cdi | None = key("CDI specifications: how containers get GPUs and RDMA devices.", default=None)
+    runtimes: Runtimes | None = key("Container runtimes.", default=None)
     services: tuple[str, ...] = key(
         "systemd units, besides the known ones, that the agent may stop and start again around a disruptive step.",
         default=(),

@@ -48,6 +48,8 @@ class MigProfile:
     placements: tuple[Placement, ...]
     enumerator: int = -1
     media: MediaEngines = MediaEngines()
+    multiprocessors: int = 0
+    copy_engines: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class ComputeProfile:
 class ComputeInstance:
     """A compute instance; `uuid` (MIG-…) is the device users schedule on, `pids` the processes that run on it.
 
-    `placement` is in compute slices of the GPU instance; its size is 0 where it is not known.
+    `placement` is in compute slices of the GPU instance; its size is 0 where it is not known. `index` is NVML's number
+    of the MIG device on its GPU, the 1 in 0:1; -1 where it is not known.
     """
 
     profile: str
@@ -76,6 +79,7 @@ class ComputeInstance:
     uuid: str
     pids: tuple[int, ...] = ()
     placement: Placement = Placement(0, 0)
+    index: int = field(default=-1, compare=False)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ class Gpu:
     `resetless_mig`: the mode changes without a reset (NVML field 184). `profiles` is empty where the driver cannot list
     them while MIG is off (field 199). `pids` are compute and graphics processes on the whole GPU. `needs_reboot`: the
     driver was asked for the pending MIG mode and said that it cannot reset this GPU (SetMigMode, RESET_REQUIRED).
-    `pci_device_id` and `pci_subsystem_id` are as NVML packs them: device above vendor, 0x20b010de.
+    `pci_device_id` and `pci_subsystem_id` are as NVML packs them: device above vendor, 0x20b010de. `compute_capability`
+    is (major, minor), `cuda_version` what the driver supports at most, as (major, minor). `fabric` names the NVLink
+    fabric the GPU has joined, as CLUSTERUUID.CLIQUE.
     """
 
     uuid: str
@@ -122,6 +128,9 @@ class Gpu:
     needs_reboot: bool = False
     pci_device_id: int = 0
     pci_subsystem_id: int = 0
+    compute_capability: tuple[int, int] = (0, 0)
+    cuda_version: tuple[int, int] = (0, 0)
+    fabric: str = ""
 
 
 @dataclass(frozen=True)

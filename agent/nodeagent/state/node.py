@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from nodeagent.state.containers import Containers
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu, NvidiaDriver
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness, ModuleFile
@@ -32,7 +33,7 @@ class NodeState:
     stack. `devlink` is read only where the node file asks for it. `nvml_pid` is our NVML worker while it has a
     session open, else None. `link_setups` is what stands on each interface, as (text, what `Links.restore` takes); like
     processes and services it is read only where a step may take it away. `pcie` are GPUs, NICs and the bridges above
-    them by PCI address, read only where the node file wants something of them.
+    them by PCI address, read only where the node file wants something of them. So is `containers`.
     """
 
     kernel: KernelPolicy = field(default_factory=KernelPolicy)
@@ -53,6 +54,7 @@ class NodeState:
     processes: Mapping[int, Process] = field(default_factory=lambda: MappingProxyType({}))
     services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}))
     nvml_pid: int | None = None
+    containers: Containers = field(default_factory=Containers)
     unknown: tuple[Unknown, ...] = ()
 
     def is_loaded(self, name: str) -> bool:

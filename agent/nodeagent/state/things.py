@@ -20,6 +20,8 @@ class Kind(StrEnum):
     SERVICE = "service"  # systemd unit
     NVML = "nvml worker"  # PID of our own NVML process
     MEMORY = "memory region"  # registered RDMA memory
+    FILE = "file"  # path
+    RUNTIME = "container runtime"  # containerd
 
 
 @dataclass(frozen=True, order=True)
