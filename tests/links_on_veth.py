@@ -43,6 +43,11 @@ def make_machine() -> Machine:
     )
 
 
+def remove_machine() -> None:
+    """Where it still is: a namespace of its own needs no cleaning."""
+    subprocess.run(["ip", "link", "del", NAME], check=False, capture_output=True)
+
+
 def _ip(arguments: str) -> None:
     subprocess.run(["ip", *arguments.split()], check=True)
 

@@ -26,9 +26,9 @@ SRIOV_CARD = (
 BOOTS = (
     # Two run at a time, so the longest come first.
     Boot("commands", tests=("test_commands.py",)),
-    Boot("service", tests=("test_service.py",), manager="systemd"),
+    Boot("service", tests=("test_service.py", "test_services_contract.py"), manager="systemd"),
     Boot("mig-boot", tests=("test_mig_boot.py",), manager="systemd"),
-    Boot("stock", tests=("test_modules.py", "test_facts.py", "test_contract.py")),
+    Boot("stock", tests=("test_modules.py", "test_facts.py", "test_contract.py", "test_processes_contract.py")),
     Boot("network", tests=("test_qos.py", "test_rdma.py", "test_restore.py", "test_pcie.py"), devices=PCIE_CARD),
     Boot("sriov", tests=("test_sriov.py",), arguments="intel_iommu=on pci=realloc", devices=SRIOV_CARD),
     Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity module_blacklist=psample"),

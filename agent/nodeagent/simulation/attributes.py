@@ -99,10 +99,10 @@ def _unbind(request: Write) -> KernelState:
 def _bind(request: Write) -> KernelState:
     slot = request.slot(request.text.strip())
     driver = request.match["driver"]
+    if not matches(request.state, slot, driver):  # bind_store (drivers/base/bus.c) asks this first
+        raise refused(errno.ENODEV)
     if slot.pci_address in request.state.drivers:
         raise refused(errno.EBUSY)
-    if not matches(request.state, slot, driver):
-        raise refused(errno.ENODEV)
     return bound(request.state, slot, driver)
 
 

@@ -177,6 +177,7 @@ class KernelState:
     no_vf_probe: tuple[str, ...] = ()  # physical functions with sriov_drivers_autoprobe 0
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     processes: Mapping[str, FakeProcess] = field(default_factory=dict)
+    last_pid: int = 4_200_000  # above the kernel's PID_MAX_LIMIT of 2^22, so that no real process can have such a PID
     services: Mapping[str, int] = field(default_factory=dict)  # units that run, with their PID
     faults: tuple[Fault, ...] = ()
     unbind_locks: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from nodeagent.simulation.kernel_state import FakeProcess, KernelState, StateFil
 from nodeagent.simulation.machine import BoardAt, Machine
 from nodeagent.simulation.machine_library import library_path
 from nodeagent.simulation.mirror import MachineMirror
-from nodeagent.simulation.ports import SimulatedFiles, SimulatedLinks, SimulatedProcesses, SimulatedServices, next_pid
+from nodeagent.simulation.ports import SimulatedFiles, SimulatedLinks, SimulatedProcesses, SimulatedServices, with_pid
 from nodeagent.simulation.profiles import RELEASE, Profile, profile
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ class SimulatedNode:
     def _start(self, gpu_index: int, job: FakeProcess) -> int:
         gpu = self._gpu(gpu_index)
         with self.kernel.transaction() as draft:
-            pid, opens = next_pid(draft.state), _opens(draft.state, gpu, job.name)
+            (state, pid), opens = with_pid(draft.state), _opens(draft.state, gpu, job.name)
             job = replace(job, pid=pid, command=f"{job.name} --gpu {gpu_index}", opens=opens, gpu_uuid=gpu.uuid)
             MachineMirror(self.machine).start(job)  # asked first: when it does not fit, nothing has changed
-            draft.state = replace(draft.state, processes=edited(draft.state.processes, **{str(pid): job}))
+            draft.state = replace(state, processes=edited(state.processes, **{str(pid): job}))
         return pid
 
     def end_job(self, pid: int) -> None:

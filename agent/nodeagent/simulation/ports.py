@@ -34,9 +34,6 @@ from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
 if TYPE_CHECKING:
     from nodeagent.simulation.kernel import SimKernel
 
-FIRST_FAKE_PID = 4_200_000
-"""Above the kernel's PID_MAX_LIMIT of 2^22, so that no real process can have such a PID."""
-
 # Units that the simulated node knows, with the program behind each.
 SERVICES = {
     "nvidia-persistenced.service": "/usr/bin/nvidia-persistenced --user nvpd",
@@ -49,6 +46,7 @@ _COUNTER = re.compile(rf"{paths.SYS_CLASS_INFINIBAND}/([^/]+)/ports/1/(?:hw_)?co
 # Attributes that answer EINVAL while they have no value; on disk they are empty files.
 _MAY_HAVE_NO_VALUE = re.compile(r".*/(carrier|speed|gid_attrs/types/\d+|gid_attrs/ndevs/\d+)")
 _OF_THE_KERNEL = (f"{paths.SYS}/", f"{paths.PROC}/")
+_WRITE_ONLY = ("/bind", "/unbind", paths.SYS_PCI_DRIVERS_PROBE)
 _LISTING_SECONDS = 0.05
 
 
@@ -71,17 +69,35 @@ class SimulatedFiles(LocalFiles):
         return self._configfs.shows(path) if self._configfs.covers(path) else super().exists(path)
 
     def make_directory(self, path: str) -> None:
-        if not self._configfs.covers(path):
-            super().make_directory(path)
-            return
         with host_errors("make directory", path):
-            self._configfs.make(path, self, self._kernel.state)
+            if self._configfs.covers(path):
+                self._configfs.make(path, self, self._kernel.state)
+                return
+            if path.startswith(_OF_THE_KERNEL) and not self.exists(path):
+                raise refused(errno.EPERM)
+        super().make_directory(path)
 
     def remove_directory(self, path: str) -> None:
         if self._configfs.covers(path):
             self._configfs.remove(path)
-        else:
-            super().remove_directory(path)
+            return
+        self._check_removal("remove directory", path)
+        super().remove_directory(path)
+
+    def remove(self, path: str) -> None:
+        self._check_removal("remove", path)
+        super().remove(path)
+
+    def replace(self, path: str, text: str, mode: int = 0o600) -> None:
+        """As the port says; nobody makes a file where the kernel shows its own."""
+        if path.startswith(_OF_THE_KERNEL):
+            raise host_error("replace", path, refused(errno.EACCES))
+        super().replace(path, text, mode)
+
+    def _check_removal(self, operation: str, path: str) -> None:
+        """What is absent is nobody's; sysfs and procfs remove nothing of theirs (vfs_unlink, vfs_rmdir: EPERM)."""
+        if path.startswith(_OF_THE_KERNEL) and self.exists(path):
+            raise host_error(operation, path, refused(errno.EPERM))
 
     def write(self, path: str, text: str) -> None:
         """As the port says; files of the kernel are the simulated kernel's to take or refuse."""
@@ -123,6 +139,8 @@ class SimulatedFiles(LocalFiles):
 
     def _read(self, path: str) -> str:
         self._check_configfs(path)
+        if path.endswith(_WRITE_ONLY):
+            raise refused(errno.EACCES)  # to root as well (kernfs_fop_open)
         state = self._kernel.state
         if (module := _REFCOUNT.fullmatch(path)) and module[1] in state.modules:
             return str(shown_references(state, module[1], references(state, self._opened())))
@@ -229,7 +247,7 @@ class SimulatedProcesses:
     def describe(self, pids: Sequence[int]) -> tuple[Process, ...]:
         fakes = self._kernel.state.processes
         fake = tuple(_process(fakes[str(pid)], ()) for pid in pids if str(pid) in fakes)
-        return (*self._real.describe([pid for pid in pids if pid < FIRST_FAKE_PID]), *fake)
+        return (*self._real.describe([pid for pid in pids if pid < KernelState.last_pid]), *fake)
 
 
 def _process(fake: FakeProcess, opens: tuple[DeviceNumber, ...]) -> Process:
@@ -272,11 +290,12 @@ class SimulatedServices:
                 reason = "the unit failed: the nvidia driver is not loaded"
                 raise HostError("start", name, reason, "load module nvidia first")
             program = command.split()[0].rpartition("/")[2]
-            fake = FakeProcess(next_pid(state), program, command, unit=name, opens=gpu_numbers(state, self._kernel))
+            state, pid = with_pid(state)
+            fake = FakeProcess(pid, program, command, unit=name, opens=gpu_numbers(state, self._kernel))
             return replace(
                 state,
-                services=edited(state.services, **{name: fake.pid}),
-                processes=edited(state.processes, **{str(fake.pid): fake}),
+                services=edited(state.services, **{name: pid}),
+                processes=edited(state.processes, **{str(pid): fake}),
             )
 
         self._kernel.change(edit)
@@ -284,7 +303,7 @@ class SimulatedServices:
     def _known(self, verb: str, unit: str) -> str:
         name = _full_name(unit)
         if name not in SERVICES:
-            raise GoneError(verb, unit, "unit not found", f"known are {', '.join(SERVICES)}")
+            raise GoneError(verb, unit, f"unit {name} not found", f"known are {', '.join(SERVICES)}")
         return name
 
 
@@ -292,9 +311,9 @@ def _full_name(unit: str) -> str:
     return unit if "." in unit else f"{unit}.service"
 
 
-def next_pid(state: KernelState) -> int:
-    """A PID that no fake process has had in this state."""
-    return max((fake.pid for fake in state.processes.values()), default=FIRST_FAKE_PID) + 1
+def with_pid(state: KernelState) -> tuple[KernelState, int]:
+    """A PID that no fake process ever had on this node, and the state in which it is given."""
+    return replace(state, last_pid=state.last_pid + 1), state.last_pid + 1
 
 
 def gpu_numbers(state: KernelState, kernel: SimKernel) -> tuple[tuple[int, int], ...]:
