@@ -33,6 +33,7 @@ from nodeagent.spec.schema import NodeSpec
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.control import Answers, ControlServer
 from nodeagent.supervisor.loop import Supervisor
+from nodeagent.supervisor.otlp_push import OtlpPush
 from nodeagent.supervisor.pod_watch import PodWatch
 from nodeagent.supervisor.sampler import Sampler
 from nodeagent.supervisor.status import Identity, Status, status_document
@@ -115,6 +116,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     choices = Choices(spec.metrics, host.files)
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
+    sampler.push = push = OtlpPush(spec.metrics.otlp_endpoint)
     sampler.pods = pods = PodWatch(target.path_of(choices.pod_socket()), spec.loop.sample_seconds)
     if not target.simulated:
         sampler.network.statistics = DriverStatistics(is_wanted)
@@ -128,6 +130,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     def follow(spec: NodeSpec) -> None:
         choices.take_over(spec.metrics)
         sampler.pace(spec.loop.sample_seconds)
+        push.endpoint = spec.metrics.otlp_endpoint
         pods.socket, pods.seconds = target.path_of(choices.pod_socket()), spec.loop.sample_seconds
 
     supervisor.on_spec = follow
@@ -139,8 +142,9 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         )
     control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler))
     stack.callback(control.close)
-    pods.start()
-    stack.callback(pods.stop)
+    for watch in (pods, push):
+        watch.start()
+        stack.callback(watch.stop)
     sampler.start()
     stack.callback(sampler.stop)
 

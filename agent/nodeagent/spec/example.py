@@ -227,6 +227,7 @@ _EVERY_KEY = Example(
             "node_exporter_names": False,
             "operator_names": True,
             "dcgm_names": "both",
+            "otlp_endpoint": "http://127.0.0.1:4318/v1/metrics",
             "pod_resources_socket": "none",
         },
         "loop": {

@@ -307,6 +307,12 @@ class Metrics:
         default="until-4.8",
         choices=("until-4.8", "from-4.9", "both"),
     )
+    otlp_endpoint: str = key(
+        "Also push every reading to this OTLP/HTTP receiver; needs nodeagent[otlp].",
+        default="",
+        pattern=r"^$|^https?://\S+$",
+        expected='an address such as http://collector:4318/v1/metrics, or "" for none',
+    )
     pod_resources_socket: str = key(
         "The kubelet's pod-resources socket, for the labels namespace, pod and container; empty: its usual place, if "
         "there is one. Needs nodeagent[kubernetes].",

@@ -24,6 +24,7 @@ from nodeagent.state.gpu import GpuSample
 from nodeagent.state.node import NodeState
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.network_sampling import NetworkSampler
+from nodeagent.supervisor.otlp_push import OtlpPush
 from nodeagent.supervisor.pod_watch import PodWatch
 from nodeagent.supervisor.status import Condition, Status
 
@@ -36,7 +37,8 @@ TEXTFILE_MODE = 0o644  # node_exporter runs as a user of its own
 class Sampler:
     """A thread of its own, so that a long transition does not stop the metrics; any thread may read `snapshot`.
 
-    `view` is what the snapshot shows; `network` reads its network half, `pods` what the kubelet says.
+    `view` is what the snapshot shows; `network` reads its network half, `pods` knows what the kubelet says, `push` gets
+    each round.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Sampler:
         self.seconds = seconds
         self.network = NetworkSampler(host)
         self.pods: PodWatch | None = None
+        self.push: OtlpPush | None = None
         self.on_repartition: Callable[[], None] = lambda: None
         self._host, self._hardware, self._status = host, hardware, status
         self._choices = choices or Choices(Metrics(), host.files)
@@ -119,6 +122,8 @@ class Sampler:
         )
         with self._measured("render"):
             self.view, self.snapshot = view, snapshot(view, FRESH_CYCLES * self.seconds)
+        if self.push:
+            self.push.offer(view)
         self._write_textfile(self.snapshot)
 
     def _others_repartitioned(self) -> bool:
@@ -197,6 +202,7 @@ class Sampler:
                 **self._errors,
                 "counters_file": self._choices.errors,
                 "network": self.network.errors,
+                **({"otlp": self.push.errors} if self.push and self.push.endpoint else {}),
                 **({"pods": self.pods.errors} if self.pods and self.pods.facts else {}),
             },
             nvml_hangs=self._host.nvml.hangs(),
