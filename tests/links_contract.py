@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from link_settings_contract import CLAUSES
 from nodeagent.errors import GoneError, HostError, UnsupportedError
 from nodeagent.host.link_facts import read_netdevs
 from nodeagent.host.ports import Files, Links
@@ -214,4 +215,5 @@ CONTRACT: tuple[Callable[[Machine], None], ...] = (
     what_stood_on_it_can_be_brought_back,
     what_cannot_be_brought_back_is_named_and_the_rest_is_back,
     a_card_without_virtual_functions_has_none_and_takes_none,
+    *CLAUSES,
 )

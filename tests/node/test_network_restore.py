@@ -40,7 +40,7 @@ def test_everything_on_the_interfaces_comes_back_after_a_reload(node: SimNode) -
     assert outcome.plan.converged, text_of(outcome.plan)
     assert not outcome.failures
     assert _network(node) == before
-    assert f"restore restore {NIC}: mtu 9000, up, address 10.1.0.1/24, default route" in told.lines
+    assert f"restore restore {NIC}: mtu 9000, up, address 10.1.0.1/24, default route via 10.1.0.254" in told.lines
     assert node.kernel.modules["mlx5_core"].parameters["prof_sel"] == "1"
     assert not node.journal.exists()
 

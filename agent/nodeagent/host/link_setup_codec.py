@@ -136,6 +136,17 @@ def replay(data: str, index_of: Callable[[str], int | None]) -> tuple[int, bytes
     raise ValueError(f"no entry of a link's set-up: {kind}")
 
 
+def renamed(data: str, old: str, new: str) -> str:
+    """The entry of an interface that is called otherwise by now."""
+    kind, body, *rest = data.split(" ")
+    if kind == "route":
+        pairs = (pair.split("=") for pair in rest[0].split(","))
+        rest = [",".join(f"{index}={new if name == old else name}" for index, name in pairs)]
+    elif rest == [old]:
+        rest = [new]
+    return " ".join((kind, body, *rest))
+
+
 def _with_index(body: bytes, index: int) -> bytes:
     family, prefix, flags, scope, _ = ADDRESS.unpack_from(body)
     return ADDRESS.pack(family, prefix, flags, scope, index) + body[ADDRESS.size :]

@@ -9,14 +9,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nodeagent.errors import GoneError, HostError
+from nodeagent.errors import BusyError, GoneError, HostError
 from nodeagent.host import vf_codec
+from nodeagent.host.addressing import RtnlAddressing
 from nodeagent.host.clock import RealClock
 from nodeagent.host.dcb import NetlinkDcb
 from nodeagent.host.devlink import NetlinkDevlink
 from nodeagent.host.files import ADVICE, ERROR_OF_ERRNO, host_errors
 from nodeagent.host.link_facts import read_uses
-from nodeagent.host.link_setup import await_link, read_setups, restore_entries
+from nodeagent.host.link_ports import LinkAddressing, LinkSettings
+from nodeagent.host.link_settings import KernelLinkSettings
+from nodeagent.host.link_setup import Entries, await_link, read_setups, restore_entries
+from nodeagent.host.link_setup_codec import renamed
 from nodeagent.host.netlink import NO_SUCH_INTERFACE, route_socket
 from nodeagent.host.ports import Dcb, Devlink, Files, Functions
 from nodeagent.host.rdma_netlink import set_netns_shared
@@ -36,6 +40,8 @@ class RtnlLinks:
         self.dcb: Dcb = NetlinkDcb()
         self.functions: Functions = SysfsFunctions(files, RealClock())
         self.devlink: Devlink = NetlinkDevlink(files)
+        self.settings: LinkSettings = KernelLinkSettings(files)
+        self.addressing: LinkAddressing = RtnlAddressing(files, RealClock())
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         return read_uses(self._files)
@@ -66,6 +72,26 @@ class RtnlLinks:
     def set_mtu(self, netdev: str, mtu: int) -> None:
         """Set the MTU in bytes. UnsupportedError in the kernel's own words where the device cannot have it."""
         _set_link(f"set mtu {mtu} on", netdev, mtu=mtu)
+
+    def rename(self, netdev: str, name: str) -> None:
+        """As the port says. Newer kernels rename an interface that is up (6.12 does, 6.1 says EBUSY)."""
+        operation = f"rename to {name}"
+        try:
+            _set_link(operation, netdev, ifname=name)
+        except BusyError:
+            before = read_setups().get(netdev, ())
+            self.set_up(netdev, False)
+            try:
+                _set_link(operation, netdev, ifname=name)
+            except HostError:
+                self._back_up(netdev, before)
+                raise
+            self._back_up(name, tuple((text, renamed(data, netdev, name)) for text, data in before))
+
+    def _back_up(self, netdev: str, entries: Entries) -> None:
+        """Routes and IPv6 addresses went with the state."""
+        self.set_up(netdev, True)
+        restore_entries(netdev, entries)
 
     def set_roce_mode(self, device: str, port: int, mode: str) -> None:
         write_default(self._files, device, port, MODE, mode)

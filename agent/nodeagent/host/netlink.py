@@ -18,6 +18,7 @@ from nodeagent.host.files import ADVICE, ERROR_OF_ERRNO
 from nodeagent.host.netlink_codec import (
     NLM_F_ACK,
     NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -31,6 +32,7 @@ NETLINK_ROUTE = 0
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 NO_SUCH_INTERFACE = "no such interface"  # plainer than the kernel's "no such device"
 RECEIVE_BYTES = 1 << 20
+DUMP_TRIES = 5  # on a node whose interfaces come and go all the time the last answer has to do
 DEADLINE_SECONDS = 30.0  # the kernel answers under one lock; a driver that configures firmware holds it for seconds
 
 
@@ -63,8 +65,12 @@ class RouteSocket:
         return self._exchange(kind, body, NLM_F_REQUEST | NLM_F_ACK | flags)
 
     def dump(self, kind: int, body: bytes) -> tuple[Message, ...]:
-        """Every object the kernel has of this kind."""
-        return self._exchange(kind, body, NLM_F_REQUEST | NLM_F_DUMP)
+        """Every object the kernel has of this kind; asked for anew where a change cut into the answer."""
+        for _ in range(DUMP_TRIES):
+            found = self._exchange(kind, body, NLM_F_REQUEST | NLM_F_DUMP)
+            if not any(one.flags & NLM_F_DUMP_INTR for one in found):
+                break
+        return found
 
     def _exchange(self, kind: int, body: bytes, flags: int) -> tuple[Message, ...]:
         self._sequence += 1
@@ -87,9 +93,9 @@ def _raise_refusal(reply: Message) -> None:
 
 
 @contextmanager
-def route_socket(operation: str, subject: str) -> Iterator[RouteSocket]:
+def route_socket(operation: str, subject: str, protocol: int = NETLINK_ROUTE) -> Iterator[RouteSocket]:
     """A socket for the block; every refusal in it becomes the agent's error for `operation subject`."""
-    with netlink_errors(operation, subject), RouteSocket() as opened:
+    with netlink_errors(operation, subject), RouteSocket(protocol) as opened:
         yield opened
 
 

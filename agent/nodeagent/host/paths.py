@@ -41,6 +41,7 @@ PROC_ROUTE = "/proc/net/route"
 PROC_IPV6_ROUTE = "/proc/net/ipv6_route"
 PROC_IF_INET6 = "/proc/net/if_inet6"
 PROC_FIB_TRIE = "/proc/net/fib_trie"
+PROC_NET_IPV4_CONF = "/proc/sys/net/ipv4/conf"
 
 DEV = "/dev"
 DEV_KMSG = "/dev/kmsg"

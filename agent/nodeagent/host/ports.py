@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nodeagent.host.link_ports import LinkAddressing, LinkSettings
 from nodeagent.state.devlink import Cmode, DevlinkDevice, EswitchMode
 from nodeagent.state.gpu import Gpu, GpuSample, Placement
 from nodeagent.state.modules import ModuleFile
@@ -208,11 +209,15 @@ class Devlink(Protocol):
 
 
 class Links(Protocol):
-    """Network interfaces through rtnetlink; `dcb` is their quality of service, `functions` are what they stand on."""
+    """Network interfaces through rtnetlink; `dcb` is their quality of service, `functions` are what they stand on,
+    `settings` are rings, queues, offloads and the like, `addressing` addresses, routes and rules.
+    """
 
     dcb: Dcb
     functions: Functions
     devlink: Devlink
+    settings: LinkSettings
+    addressing: LinkAddressing
 
     def vfs(self, netdev: str) -> tuple[VirtualFunction, ...]:
         """What the driver of this physical function keeps for each of its virtual functions."""
@@ -235,6 +240,9 @@ class Links(Protocol):
     def set_up(self, netdev: str, up: bool) -> None: ...
 
     def set_mtu(self, netdev: str, mtu: int) -> None: ...
+
+    def rename(self, netdev: str, name: str) -> None:
+        """Keep all that is on it, also where the kernel wants it down for that. HostError where the name is taken."""
 
     def set_roce_mode(self, device: str, port: int, mode: str) -> None:
         """Default mode of rdma_cm, in the kernel's spelling. GoneError without rdma_cm, UnsupportedError."""

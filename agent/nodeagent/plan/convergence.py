@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from nodeagent.plan.executor import Context, Failure, Result, execute
 from nodeagent.plan.model import Plan
-from nodeagent.plan.observing import Observer
+from nodeagent.plan.observing import NO_MORE, LinkInterest, Observer
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms, sequence
 from nodeagent.resources.base import Step, Wish
 from nodeagent.resources.container_query import container_query
 from nodeagent.resources.kernel_modules import names_of_interest
+from nodeagent.resources.link_addressing import wants_addressing
+from nodeagent.resources.link_settings import groups_of
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import ContainerQuery
@@ -33,6 +35,7 @@ class Goal:
     with_pcie: bool = False
     with_devlink: bool = False
     containers: ContainerQuery | None = None
+    links: LinkInterest = NO_MORE
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
         "with_pcie": spec.pcie is not None,
         "with_devlink": bool(spec.devlink) or any(entry.eswitch_mode is not None for entry in spec.sriov),
     }
-    return Goal(wishes, names_of_interest(spec), terms, **wanted, containers=container_query(spec))
+    links = LinkInterest(groups_of(spec), addressing=any(wants_addressing(entry) for entry in spec.links))
+    names = names_of_interest(spec)
+    return Goal(wishes, names, terms, **wanted, containers=container_query(spec), links=links)
 
 
 def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
@@ -77,6 +82,7 @@ def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
     )
     if goal.containers is not None:
         state = observer.add_containers(state, goal.containers)
+    state = observer.add_links(state, goal.links)
     wishes = goal.wishes(state)
     if goal.terms.owed or any(step.claims for wish in wishes for step in wish.steps):
         state = observer.add_holders(state, goal.terms.services)

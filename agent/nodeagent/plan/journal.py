@@ -15,11 +15,12 @@ from nodeagent.host.ports import Files
 from nodeagent.plan.model import Transition
 from nodeagent.resources.base import Disturbs, Step
 from nodeagent.resources.registry import STEPS
+from nodeagent.state.addressing import Route, Rule
 from nodeagent.state.gpu import Placement
 from nodeagent.state.things import Kind, Thing
 
 VERSION = 1
-_VALUES: Mapping[str, type[Any]] = {"Thing": Thing, "Placement": Placement, "Kind": Kind, "Disturbs": Disturbs}
+_VALUES: Mapping[str, type[Any]] = {kind.__name__: kind for kind in (Thing, Placement, Kind, Disturbs, Route, Rule)}
 
 
 class Phase(StrEnum):
@@ -176,7 +177,7 @@ def _to_json(value: object) -> Any:
     """Steps and the values in them as {"type": ..., field: ...}; enums by value, tuples as lists."""
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, (Step, Thing, Placement)):
+    if isinstance(value, (Step, Thing, Placement, Route, Rule)):
         return {"type": type(value).__name__, **{f.name: _to_json(getattr(value, f.name)) for f in fields(value)}}
     if isinstance(value, tuple):
         return [_to_json(item) for item in value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nodeagent.errors import HostError
 from nodeagent.host.container_facts import read_containers
@@ -23,12 +23,24 @@ from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu
+from nodeagent.state.link_settings import Group
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
 from nodeagent.state.node import NodeState, Unknown
 from nodeagent.state.processes import Process
 
 LOOPBACK = "lo"
+
+
+@dataclass(frozen=True)
+class LinkInterest:
+    """What must be read of interfaces beyond the ordinary: groups of settings, addresses and routes."""
+
+    groups: tuple[Group, ...] = ()
+    addressing: bool = False
+
+
+NO_MORE = LinkInterest()
 
 
 class Observer:
@@ -86,6 +98,20 @@ class Observer:
         version = state.driver.version if state.driver else ""
         addresses = [gpu.pci_address for gpu in state.gpus.values()]
         return replace(state, containers=read_containers(self.host.files, query, version, addresses))
+
+    def add_links(self, state: NodeState, interest: LinkInterest) -> NodeState:
+        """The same state with what must be read of interfaces beyond the ordinary: a dump for each group and kind."""
+        links = self.host.links
+        if interest.addressing:
+            state = replace(state, addressing=links.addressing.read())
+        if not interest.groups:
+            return state
+        try:
+            found = links.settings.read_all(interest.groups)
+        except HostError as error:
+            return replace(state, unknown=(*state.unknown, Unknown("settings of interfaces", str(error))))
+        netdevs = {name: replace(one, settings=found.get(name, {})) for name, one in state.netdevs.items()}
+        return replace(state, netdevs=netdevs)
 
     def add_holders(self, state: NodeState, services: Iterable[str]) -> NodeState:
         """The same state with processes and services: a walk over every process of the machine."""

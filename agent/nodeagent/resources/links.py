@@ -1,14 +1,19 @@
-"""Section `links`: administrative state and MTU of network interfaces."""
+"""Section `links`: what network interfaces shall be, from name and state to routes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Disturbs, Obstacle, Step, Wish
-from nodeagent.resources.link_selection import select_netdevs, what_there_is
+from nodeagent.resources.link_addressing import Wanted, address_steps, route_steps, stale_rules, wanted_addressing
+from nodeagent.resources.link_names import renames, wanted_name
+from nodeagent.resources.link_selection import LOOPBACK, select_netdevs, what_there_is
+from nodeagent.resources.link_settings import settings_obstacles, settings_steps, wanted_settings
+from nodeagent.resources.topology import rails_of
 from nodeagent.spec.schema import LinkEntry, NodeSpec, Policy
+from nodeagent.state.link_settings import Group
 from nodeagent.state.network import Netdev
 from nodeagent.state.node import NodeState
 from nodeagent.state.things import Kind, Thing, netdev
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ROUTE = "default route"
 WANTED = "the node file wants it so"
+NOTHING_WANTED = Wanted()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,46 +91,127 @@ class LinkWish:
 
     up: bool | None = None
     mtu: int | None = None
+    settings: Mapping[tuple[Group, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one interface comes to."""
+
+    steps: tuple[Step, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    placed: Wanted = NOTHING_WANTED
 
 
 def plan(spec: NodeSpec, state: NodeState) -> Wish:
-    """Steps for every matched interface, by name; obstacles for entries that match nothing or contradict each other."""
-    obstacles = [unmatched(entry, spec, state) for entry in spec.links if not select_netdevs(entry.match, state)]
-    steps: list[Step] = []
+    """Steps for every matched interface, by name; obstacles for entries that match nothing or contradict each other.
+
+    What an interface is called decides about all else, so one that gets another name waits for the next round.
+    """
+    lost = tuple(unmatched(entry, spec, state) for entry in spec.links if not select_netdevs(entry.match, state))
     named = _entries_by_name(spec, state)
+    rails = {rail.address: rail.number for rail in rails_of(state)}
+    numbers = {name: rails.get(state.netdevs[name].pci_address) for name in named}
+    naming, unnamed = _renames(named, numbers, state)
+    renamed = {step.subject.name for step in naming}
+    parts = {
+        name: _part(state.netdevs[name], entries, numbers[name], (spec, state))
+        for name, entries in named.items()
+        if name not in renamed
+    }
+    rivals = _rival_routes(parts)
+    steps = (*naming, *(step for name, part in parts.items() if name not in rivals for step in part.steps))
+    if any(entry.rules is not None for entry in spec.links):
+        subject = netdev(next(iter(named), LOOPBACK))
+        steps = (*steps, *stale_rules((part.placed for part in parts.values()), state.addressing, subject))
+    obstacles = (*lost, *unnamed, *rivals.values(), *(one for part in parts.values() for one in part.obstacles))
+    return Wish(steps, obstacles, decided=tuple(netdev(name) for name in named))
+
+
+def _renames(
+    named: Mapping[str, tuple[LinkEntry, ...]], rails: Mapping[str, int | None], state: NodeState
+) -> tuple[tuple[Step, ...], tuple[Obstacle, ...]]:
+    wanted: dict[str, str] = {}
+    obstacles: list[Obstacle] = []
     for name, entries in named.items():
-        wish = merge(entries)
-        problem = clash(name, entries) if wish is None else refusal(state.netdevs[name], wish, spec.disruption.nic)
-        if problem is not None:
-            obstacles.append(problem)
-        elif wish is not None:
-            steps += link_steps(state.netdevs[name], wish)
-    return Wish(tuple(steps), tuple(obstacles), decided=tuple(netdev(name) for name in named))
+        try:
+            wanted |= {name: new} if (new := wanted_name(entries, rails[name])) else {}
+        except ValueError as error:
+            obstacles.append(_obstacle(name, f"its name is not possible: {error}", "narrow `match`"))
+    found = tuple(renames(wanted, state.netdevs))
+    steps = tuple(one for one in found if isinstance(one, Step))
+    return steps, (*obstacles, *(one for one in found if isinstance(one, Obstacle)))
+
+
+def _part(found: Netdev, entries: tuple[LinkEntry, ...], rail: int | None, whole: tuple[NodeSpec, NodeState]) -> _Part:
+    spec, state = whole
+    wish = merge(entries)
+    problem = clash(found.name, entries) if wish is None else refusal(found, wish, spec.disruption.nic)
+    if wish is None or problem is not None:
+        return _Part(obstacles=(problem,) if problem else ())
+    try:
+        placed = wanted_addressing(entries, rail)
+    except ValueError as error:
+        problem = _obstacle(found.name, f"addresses or routes are not possible: {error}", "correct them in the file")
+        placed = NOTHING_WANTED
+    steps = (*link_steps(found, wish), *address_steps(found, placed, state.addressing))
+    routes = tuple(route_steps(found, placed, state.addressing))
+    is_up = found.up if wish.up is None else wish.up
+    obstacles = (*([problem] if problem else []), *settings_obstacles(found, wish.settings))
+    if routes and not is_up:
+        idle = _obstacle(found.name, "routes need it up", "add up: true", waits=True)
+        return _Part(steps, (*obstacles, idle), placed)
+    return _Part((*steps, *routes), obstacles, placed)
+
+
+def _rival_routes(parts: Mapping[str, _Part]) -> Mapping[str, Obstacle]:
+    """Interfaces that want the same route: each would take it from the other in every pass."""
+    owners: dict[object, list[str]] = {}
+    for name, part in parts.items():
+        for route in part.placed.routes or ():
+            owners.setdefault(route.place, []).append(name)
+    found: dict[str, Obstacle] = {}
+    for names in owners.values():
+        for name in names if len(names) > 1 else ():
+            problem = f"{' and '.join(names)} want a route of the same destination, table and metric"
+            found[name] = _obstacle(name, problem, "give each rail a table or a metric of its own")
+    return found
 
 
 def _entries_by_name(spec: NodeSpec, state: NodeState) -> Mapping[str, tuple[LinkEntry, ...]]:
-    claimed = {entry: select_netdevs(entry.match, state) for entry in spec.links}
-    names = sorted({name for found in claimed.values() for name in found})
-    return {name: tuple(entry for entry in spec.links if name in claimed[entry]) for name in names}
+    claimed = [(entry, frozenset(select_netdevs(entry.match, state))) for entry in spec.links]
+    names = sorted({name for _, found in claimed for name in found})
+    return {name: tuple(entry for entry, found in claimed if name in found) for name in names}
 
 
 def merge(entries: Iterable[LinkEntry]) -> LinkWish | None:
     """One wish from all entries that match an interface, None if they contradict each other."""
+    entries = tuple(entries)
     ups = {entry.up for entry in entries if entry.up is not None}
     mtus = {entry.mtu for entry in entries if entry.mtu is not None}
-    if len(ups) > 1 or len(mtus) > 1:
+    if len(ups) > 1 or len(mtus) > 1 or _contradictions(entries):
         return None
-    return LinkWish(next(iter(ups), None), next(iter(mtus), None))
+    settings = {key: value for entry in entries for key, value in wanted_settings(entry).items()}
+    return LinkWish(next(iter(ups), None), next(iter(mtus), None), settings)
+
+
+def _contradictions(entries: Iterable[LinkEntry]) -> frozenset[tuple[Group, str]]:
+    seen: dict[tuple[Group, str], set[int]] = {}
+    for entry in entries:
+        for setting, value in wanted_settings(entry).items():
+            seen.setdefault(setting, set()).add(value)
+    return frozenset(setting for setting, values in seen.items() if len(values) > 1)
 
 
 def link_steps(found: Netdev, wish: LinkWish) -> Iterator[Step]:
-    """The MTU changes while the interface is down where the wish allows it: before it goes up, after it went down."""
+    """What restarts the device happens while the interface is down where the wish allows it: before up, after down."""
     to_up = wish.up is True and not found.up
     to_down = wish.up is False and found.up
     disturbed = found.uses if found.up else ()
     subject, unit = netdev(found.name), _unit(found.name)
     if to_down:
         yield SetLinkUp(subject=subject, unit=unit, reason=WANTED, up=False, disturbed=disturbed)
+    yield from settings_steps(found, wish.settings)
     if wish.mtu is not None and wish.mtu != found.mtu:
         yield SetLinkMtu(subject=subject, unit=unit, reason=WANTED, mtu=wish.mtu, before=found.mtu, disturbed=disturbed)
     if to_up:
@@ -145,14 +232,19 @@ def refusal(found: Netdev, wish: LinkWish, policy: Policy) -> Obstacle | None:
 
 def clash(name: str, entries: Iterable[LinkEntry]) -> Obstacle:
     """Two entries that want different things of one interface."""
-    wishes = [f"`{entry.match}` wants {_in_words(entry)}" for entry in entries if (entry.up, entry.mtu) != (None, None)]
+    entries = tuple(entries)
+    doubtful = _contradictions(entries)
+    told = ((entry.match, _in_words(entry, doubtful)) for entry in entries)
+    wishes = [f"`{match}` wants {words}" for match, words in told if words]
     advice = "narrow one of the two so that the interface gets one wish"
     return _obstacle(name, "entries contradict each other: " + ", ".join(wishes), advice)
 
 
-def _in_words(entry: LinkEntry) -> str:
+def _in_words(entry: LinkEntry, doubtful: frozenset[tuple[Group, str]]) -> str:
     up = {True: ["up"], False: ["down"], None: []}[entry.up]
-    return " and ".join(up + ([f"mtu {entry.mtu}"] if entry.mtu is not None else []))
+    mtu = [f"mtu {entry.mtu}"] if entry.mtu is not None else []
+    settings = sorted(one for one in wanted_settings(entry).items() if one[0] in doubtful)
+    return " and ".join((*up, *mtu, *(f"{group}.{name} {value}" for (group, name), value in settings)))
 
 
 def unmatched(entry: LinkEntry, spec: NodeSpec, state: NodeState) -> Obstacle:

@@ -66,7 +66,10 @@ def with_link(state: KernelState, name: str, *, mtu: int | None = None, up: bool
         raise refused(errno.ENODEV)
     if mtu is not None and mtu_refusal(interface, mtu):
         raise refused(errno.EINVAL)
-    changed = replace(interface, mtu=interface.mtu if mtu is None else mtu, up=interface.up if up is None else up)
+    size = interface.mtu if mtu is None else mtu
+    changed = replace(interface, mtu=size, up=interface.up if up is None else up)
+    if interface.carrier_up_to_mtu:
+        changed = replace(changed, carrier=size <= interface.carrier_up_to_mtu)
     changed = changed if changed.up else without_uses(changed)
     return replace(state, interfaces=edited(state.interfaces, **{name: changed}))
 
@@ -81,7 +84,7 @@ def mtu_refusal(interface: Interface, mtu: int) -> str:
 def without_uses(interface: Interface) -> Interface:
     """What a link keeps when it goes down: its IPv4 addresses (fib_disable_ip, addrconf_ifdown)."""
     kept = tuple(address for address in interface.addresses if ":" not in address)
-    return replace(interface, addresses=kept, routes=(), default_route=False)
+    return replace(interface, addresses=kept, routes=(), default_route=False, gateway="", default_ours=False)
 
 
 def _unbind(request: Write) -> KernelState:

@@ -92,6 +92,10 @@ class Interface:
     max_rate: tuple[int, ...] = (0,) * 8
     buffer_of: tuple[int, ...] = (0,) * 8
     buffer_bytes: tuple[int, ...] = (262_016, *(0,) * 7)
+    settings: Mapping[str, int] = field(default_factory=dict)  # "rings.rx" and the like that somebody set
+    gateway: str = ""  # of the default route
+    default_ours: bool = False  # whether the agent made the default route
+    carrier_up_to_mtu: int = 0  # with a larger one the link is lost; 0: never
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,7 @@ class KernelState:
     markings: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)  # RoCE mode, ToS, class by RDMA device
     eswitch: Mapping[str, str] = field(default_factory=dict)  # mode by PCI address where it is not legacy
     devlink: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # parameters that were written, by address
+    rules: tuple[str, ...] = ()  # routing rules by source
     other_namespaces: int = 0  # network namespaces besides the first
     firmware_path: str = ""
     log: tuple[LogLine, ...] = ()

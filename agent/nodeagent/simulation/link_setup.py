@@ -12,13 +12,21 @@ from nodeagent.host.netlink import NO_SUCH_INTERFACE
 from nodeagent.simulation.kernel_state import Interface, KernelState, edited
 
 DEFAULT_ROUTE = "default route"
+OURS = " ours"
 
 
 def setup_of(interface: Interface) -> tuple[tuple[str, str], ...]:
-    """(text, data) for each address and route; here the data is the text again."""
+    """(text, data) for each address and route; here the data is the text, and whether the agent made the route."""
     texts = [f"address {address}" for address in interface.addresses]
     texts += [f"route {route}" for route in interface.routes]
-    return tuple((text, text) for text in (*texts, *((DEFAULT_ROUTE,) if interface.default_route else ())))
+    return tuple((text.removesuffix(OURS), text) for text in (*texts, *_default(interface)))
+
+
+def _default(interface: Interface) -> tuple[str, ...]:
+    if not interface.default_route:
+        return ()
+    via = f" via {interface.gateway}" if interface.gateway else ""
+    return (f"{DEFAULT_ROUTE}{via}{OURS if interface.default_ours else ''}",)
 
 
 def uses_of(interface: Interface) -> tuple[str, ...]:
@@ -26,7 +34,8 @@ def uses_of(interface: Interface) -> tuple[str, ...]:
     if not interface.up:
         return ()
     addresses = sorted(interface.addresses, key=lambda address: ":" in address)  # IPv4 first
-    routes = (f"route {route.partition(' ')[0]}" for route in interface.routes)
+    through = (route for route in interface.routes if " table " not in route)  # those of the main table are seen
+    routes = (f"route {route.partition(' ')[0]}" for route in through if " via " in route)
     default = (DEFAULT_ROUTE,) if interface.default_route else ()
     return (*default, *(f"address {address}" for address in addresses), *routes)
 
@@ -52,6 +61,7 @@ def _with_entry(found: Interface, data: str) -> Interface:
         return replace(found, addresses=(*(one for one in found.addresses if one != value), value))
     if not found.up:
         raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
-    if data == DEFAULT_ROUTE:
-        return replace(found, default_route=True)
+    if data.startswith(DEFAULT_ROUTE):
+        gateway = data.removeprefix(DEFAULT_ROUTE).removesuffix(OURS).removeprefix(" via ")
+        return replace(found, default_route=True, gateway=gateway, default_ours=data.endswith(OURS))
     return replace(found, routes=(*(one for one in found.routes if one != value), value))

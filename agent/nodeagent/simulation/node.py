@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import replace
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Literal
 
 from nodeagent.errors import UsageError
@@ -129,6 +130,8 @@ class SimulatedNode:
                 routes=(*found.routes, route) if route else found.routes,
                 default_route=default_route or found.default_route,
             )
+            if default_route and changed.addresses:
+                changed = replace(changed, gateway=str(ip_interface(changed.addresses[-1]).network[-2]))
             draft.state = replace(draft.state, interfaces=edited(draft.state.interfaces, **{name: changed}))
 
     def _gpu(self, index: int) -> SimulatedGpu:

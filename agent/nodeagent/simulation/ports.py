@@ -13,16 +13,19 @@ from nodeagent.errors import GoneError, HostError, UnsupportedError
 from nodeagent.host import paths
 from nodeagent.host.clock import RealClock
 from nodeagent.host.files import ABSENT, LocalFiles, host_error, host_errors, rooted
+from nodeagent.host.link_ports import LinkAddressing, LinkSettings
 from nodeagent.host.link_setup import not_restored
 from nodeagent.host.netlink import NO_SUCH_INTERFACE
 from nodeagent.host.ports import Dcb, Devlink, Functions
 from nodeagent.host.processes import ProcProcesses
 from nodeagent.host.sriov import SysfsFunctions
+from nodeagent.simulation.addressing import SimulatedAddressing, renamed
 from nodeagent.simulation.attributes import mtu_refusal, refused
 from nodeagent.simulation.dcb import SimulatedDcb
 from nodeagent.simulation.devlink import SimulatedDevlink
 from nodeagent.simulation.holders import OpenDevice, device_behind, read_node, references
 from nodeagent.simulation.kernel_state import FakeProcess, Interface, KernelState, edited
+from nodeagent.simulation.link_settings import SimulatedLinkSettings
 from nodeagent.simulation.link_setup import setup_of, uses_of, with_setup
 from nodeagent.simulation.roce import ConfigfsView, SimulatedRoce
 from nodeagent.simulation.tree_modules import proc_modules, shown_references
@@ -173,6 +176,8 @@ class SimulatedLinks(SimulatedRoce):
         self.dcb: Dcb = SimulatedDcb(kernel)
         self.functions: Functions = SysfsFunctions(SimulatedFiles(kernel), RealClock())
         self.devlink: Devlink = SimulatedDevlink(kernel, SimulatedFiles(kernel))
+        self.settings: LinkSettings = SimulatedLinkSettings(kernel)
+        self.addressing: LinkAddressing = SimulatedAddressing(kernel)
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         found = ((name, uses_of(interface)) for name, interface in self._kernel.state.interfaces.items())
@@ -208,6 +213,10 @@ class SimulatedLinks(SimulatedRoce):
     def await_link(self, netdev: str, pci_address: str) -> None:  # noqa: ARG002 - it is there at once or never
         if netdev not in self._kernel.state.interfaces:
             raise GoneError("wait for", netdev, "not there after its driver")
+
+    def rename(self, netdev: str, name: str) -> None:
+        with host_errors(f"rename to {name}", netdev):
+            self._kernel.change(lambda state: renamed(state, netdev, name))
 
     def set_up(self, netdev: str, up: bool) -> None:
         operation = f"set {'up' if up else 'down'}"

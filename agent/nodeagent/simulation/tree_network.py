@@ -72,7 +72,7 @@ def _interface(slot: Slot | None, interface: Interface) -> Entries:
         ("operstate", "unknown" if loopback or not slot else "up" if running else "down"),
         ("address", interface.mac or "02:00:00:00:00:01"),
         ("type", 772 if loopback else 32 if interface.driver == "ib_ipoib" else 1),
-        ("tx_queue_len", 1000),
+        ("tx_queue_len", interface.settings.get("device.tx_queue_length", 1000)),
         ("ifindex", 1 if loopback else 2 + sum(interface.name.encode()) % 4000),
     ):
         yield f"{folder}/{name}", line(text)
@@ -107,8 +107,16 @@ def port_is_active(state: KernelState, slot: Slot) -> bool:
     """An Ethernet port follows its interface; an InfiniBand port is up when its subnet manager says so."""
     if slot.link_layer == "InfiniBand":
         return True
-    interface = state.interfaces.get(slot.netdev)
+    interface = _interface_of(state, slot)
     return interface is not None and interface.up and interface.carrier
+
+
+def _interface_of(state: KernelState, slot: Slot) -> Interface | None:
+    """By PCI address: it may have been renamed."""
+    found = state.interfaces.get(slot.netdev)
+    if found is not None and found.pci_address == slot.pci_address:
+        return found
+    return next((one for one in state.interfaces.values() if one.pci_address == slot.pci_address), None)
 
 
 def _port(state: KernelState, slot: Slot, folder: str) -> Entries:
@@ -124,11 +132,13 @@ def _port(state: KernelState, slot: Slot, folder: str) -> Entries:
     ):
         yield f"{folder}/{name}", line(text)
     gids = _gids(state, slot)
+    interface = _interface_of(state, slot)
+    netdev = interface.name if interface else slot.netdev
     for index in range(_GIDS):
         gid, kind = gids[index] if index < len(gids) else (_ZERO_GID, "")
         yield f"{folder}/gids/{index}", line(gid)
         yield f"{folder}/gid_attrs/types/{index}", line(kind) if kind else Entry()
-        yield f"{folder}/gid_attrs/ndevs/{index}", line(slot.netdev) if kind and ethernet else Entry()
+        yield f"{folder}/gid_attrs/ndevs/{index}", line(netdev) if kind and ethernet else Entry()
     for name, kind, _ in COUNTERS:
         yield f"{folder}/{kind}/{name}", line(0)
 
@@ -137,7 +147,7 @@ def _gids(state: KernelState, slot: Slot) -> tuple[tuple[str, str], ...]:
     """(GID, type) in mlx5's order: link-local as RoCE v1 and v2, then a pair for each address."""
     if slot.link_layer == "InfiniBand":
         return ((_grouped("fe80" + "0" * 12 + guid_of(slot).replace(":", "")), "IB/RoCE v1"),)
-    interface = state.interfaces.get(slot.netdev)
+    interface = _interface_of(state, slot)
     if interface is None:
         return ()
     first, second = mac_of(slot).replace(":", "")[:6], mac_of(slot).replace(":", "")[6:]

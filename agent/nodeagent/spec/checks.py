@@ -241,9 +241,9 @@ def one_entry_per_link(spec: NodeSpec) -> Iterator[Finding]:
 
 def idle_link(spec: NodeSpec) -> Iterator[Finding]:
     """Hint: an entry of `links` with nothing but `match` wants nothing."""
-    wishes = [key.name for key in keys_of(LinkEntry) if key.name != "match"]
+    wishes = {key.name: key.default for key in keys_of(LinkEntry) if key.name != "match"}
     for index, entry in enumerate(spec.links):
-        if all(getattr(entry, name) in (None, ()) for name in wishes):
+        if all(getattr(entry, name) == default for name, default in wishes.items()):
             places: tuple[Path, ...] = tuple(("links", index, name) for name in wishes)
             problem = f"this entry wants nothing; expected one of {', '.join(wishes)}"
             yield Finding(("links", index), problem, places, is_hint=True)

@@ -156,7 +156,37 @@ _EVERY_KEY = Example(
             {"mode": "disabled", "gpus": ["GPU-4d5bd23c-11a1-31b8-9b5c-0f7b1d2f7a10"]},
         ],
         "links": [
-            {"match": "driver:mlx5_core", "up": True, "mtu": 9000, "qos": {"setup": "lossless-dscp26-prio3"}},
+            {
+                "match": "driver:mlx5_core",
+                "up": True,
+                "mtu": 9000,
+                "tx_queue_length": 10000,
+                "rings": {"rx": 8192, "tx": 8192},
+                "channels": {"combined": 32},
+                "coalescing": {
+                    "adaptive_rx": False,
+                    "adaptive_tx": False,
+                    "rx_usecs": 8,
+                    "rx_frames": 128,
+                    "tx_usecs": 16,
+                    "tx_frames": 32,
+                },
+                "pause": {"rx": False, "tx": False, "autoneg": False},
+                "features": {"lro": False, "hw-tc-offload": False},
+                "private_flags": {"rx_cqe_compress": False},
+                "ipv4": {"arp_ignore": 1, "arp_announce": 2, "arp_filter": 0, "rp_filter": 2, "accept_local": 0},
+                "qos": {"setup": "lossless-dscp26-prio3"},
+            },
+            {
+                "match": "rail:*",
+                "name": "rail{rail}",
+                "addresses": ["10.0.{rail}.5/24"],
+                "routes": [
+                    {"to": "default", "via": "10.0.{rail}.254", "table": "10{rail}", "source": "10.0.{rail}.5"},
+                    {"to": "10.64.0.0/16", "via": "10.0.{rail}.254", "metric": 100},
+                ],
+                "rules": [{"source": "10.0.{rail}.5", "table": "10{rail}", "priority": 1000}],
+            },
             {
                 "match": "0000:e1:00.0",
                 "mtu": 1500,

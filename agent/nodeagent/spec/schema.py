@@ -19,8 +19,8 @@ from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here
 from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import key as key  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import keys_of as keys_of  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.links import LinkEntry as LinkEntry  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.pcie import Pcie
-from nodeagent.spec.qos import Qos
 from nodeagent.spec.roce import Roce
 from nodeagent.spec.sriov import SriovEntry
 from nodeagent.state.gpu import MigMode
@@ -241,24 +241,6 @@ class MigEntry:
         expected="a layout such as all-balanced or all-1g.5gb",
     )
     drift: MigDrift = key("What the agent does about a layout that is not as the file says.", default=MigDrift.REPAIR)
-
-
-@dataclass(frozen=True)
-class LinkEntry:
-    """What the interfaces that `match` names shall be; what is left out stays as it is."""
-
-    match: str = key(
-        "Which interfaces: a netdev name or pattern (`ens*`), a PCI address, `driver:mlx5_core`, `rdma:mlx5_*`, "
-        "`product:ConnectX-7`, `id:15b3:1021`, `rail:0`, `rail:0-7` or `rail:*` (see `nodeagent topology`), "
-        "`closest-to-gpu:3`.",
-        example="driver:mlx5_core",
-        pattern=names.LINK_MATCH,
-        expected=names.LINK_MATCH_EXPECTED,
-        canonical=names.link_match,
-    )
-    up: bool | None = key("Administrative state.", default=None, example="true")
-    mtu: int | None = key("MTU in bytes.", default=None, minimum=68, maximum=65536, example="9000")
-    qos: Qos | None = key("Quality of service (DCB): what is lossless, and who gets how much.", default=None)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
+from nodeagent.state.link_settings import SettingsState
 from nodeagent.state.qos import DcbState
 
 
@@ -95,7 +97,7 @@ class Netdev:
 
     `up` is the administrative flag, `carrier` the link; `uses` names what would be disturbed if it went down
     ("default route", "address 10.0.0.1/24"). `dcb` is None where the driver has none; `vfs` are those of a physical
-    function.
+    function; `settings` holds the groups that the node file asks for.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Netdev:
     uses: tuple[str, ...] = ()
     dcb: DcbState | None = None
     vfs: tuple[VirtualFunction, ...] = ()
+    settings: SettingsState = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from nodeagent.state.addressing import Addressing
 from nodeagent.state.containers import Containers
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu, NvidiaDriver
@@ -33,7 +34,8 @@ class NodeState:
     stack. `devlink` is read only where the node file asks for it. `nvml_pid` is our NVML worker while it has a
     session open, else None. `link_setups` is what stands on each interface, as (text, what `Links.restore` takes); like
     processes and services it is read only where a step may take it away. `pcie` are GPUs, NICs and the bridges above
-    them by PCI address, read only where the node file wants something of them. So is `containers`.
+    them by PCI address, read only where the node file wants something of them. So are `containers` and
+    `addressing`.
     """
 
     kernel: KernelPolicy = field(default_factory=KernelPolicy)
@@ -45,6 +47,7 @@ class NodeState:
     gpus: Mapping[str, Gpu] = field(default_factory=lambda: MappingProxyType({}))
     netdevs: Mapping[str, Netdev] = field(default_factory=lambda: MappingProxyType({}))
     link_setups: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=lambda: MappingProxyType({}))
+    addressing: Addressing = field(default_factory=Addressing)
     rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
     rdma_netns_shared: bool | None = None
     pcie: Mapping[str, PcieNode] = field(default_factory=lambda: MappingProxyType({}))
