@@ -17,46 +17,53 @@ from nodeagent.resources.mig import (
 from nodeagent.resources.mig_compute import places_by_rule, width
 from nodeagent.resources.mig_placement import Slot
 from nodeagent.spec.schema import MigEntry, NodeSpec
-from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance, MigMode, MigProfile, Placement
+from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance, MediaEngines, MigMode, MigProfile, Placement
 from nodeagent.state.node import NodeState
 
 UUID = "GPU-00000000-0000-0000-0000-00000000000{}"
 
 
-def _profile(name: str, number: int, limits: tuple[int, int], starts: Iterable[int], size: int) -> MigProfile:
-    """`limits` are compute slices and the largest count, `size` is in memory slices."""
-    return MigProfile(name, number, *limits, 4864 * size, tuple(Placement(start, size) for start in starts))
+def _profile(name: str, number: int, limits: tuple[int, ...], starts: Iterable[int], size: int) -> MigProfile:
+    """`limits` are compute slices, the largest count and media engines, `size` is in memory slices."""
+    places = tuple(Placement(start, size) for start in starts)
+    slices, count, *media = limits
+    return MigProfile(name, number, slices, count, 4864 * size, places, media=MediaEngines(*media))
 
 
 # MIG User Guide, A100-SXM4-40GB and A30
 A100 = (
     _profile("1g.5gb", 19, (1, 7), range(7), 1),
-    _profile("1g.5gb+me", 20, (1, 1), range(7), 1),
-    _profile("1g.10gb", 15, (1, 4), (0, 2, 4, 6), 2),
-    _profile("2g.10gb", 14, (2, 3), (0, 2, 4), 2),
-    _profile("3g.20gb", 9, (3, 2), (0, 4), 4),
-    _profile("4g.20gb", 5, (4, 1), (0,), 4),
-    _profile("7g.40gb", 0, (7, 1), (0,), 8),
+    _profile("1g.5gb+me", 20, (1, 1, 1, 0, 1, 1), range(7), 1),
+    _profile("1g.10gb", 15, (1, 4, 1), (0, 2, 4, 6), 2),
+    _profile("2g.10gb", 14, (2, 3, 1), (0, 2, 4), 2),
+    _profile("3g.20gb", 9, (3, 2, 2), (0, 4), 4),
+    _profile("4g.20gb", 5, (4, 1, 2), (0,), 4),
+    _profile("7g.40gb", 0, (7, 1, 5, 0, 1, 1), (0,), 8),
 )
 A30 = (
     _profile("1g.6gb", 14, (1, 4), range(4), 1),
-    _profile("1g.6gb+me", 21, (1, 1), range(4), 1),
-    _profile("2g.12gb", 5, (2, 2), (0, 2), 2),
-    _profile("2g.12gb+me", 6, (2, 1), (0, 2), 2),
-    _profile("4g.24gb", 0, (4, 1), (0,), 4),
+    _profile("1g.6gb+me", 21, (1, 1, 1, 0, 1, 1), range(4), 1),
+    _profile("2g.12gb", 5, (2, 2, 2), (0, 2), 2),
+    _profile("2g.12gb+me", 6, (2, 1, 2, 0, 1, 1), (0, 2), 2),
+    _profile("4g.24gb", 0, (4, 1, 4, 0, 1, 1), (0,), 4),
 )
 
 
 def all_layouts(profiles: tuple[MigProfile, ...]) -> list[frozenset[Slot]]:
     """Every set of instances that fits, by brute force over what the tables say, without the planner's search."""
-    total = max(one.slice_count for one in profiles)
+    whole = max(profiles, key=lambda one: one.slice_count)
     by_name = {one.name: one for one in profiles}
     places = [Slot(place, one.name) for one in profiles for place in one.placements]
     found: list[frozenset[Slot]] = []
 
     def extend(chosen: tuple[Slot, ...], first: int, taken: frozenset[int], slices: int) -> None:
         counts = Counter(slot.profile for slot in chosen)
-        if any(count > by_name[name].instance_count for name, count in counts.items()) or slices > total:
+        engines = [vars(by_name[slot.profile].media) for slot in chosen]
+        if (
+            any(count > by_name[name].instance_count for name, count in counts.items())
+            or slices > whole.slice_count
+            or any(sum(one[kind] for one in engines) > there for kind, there in vars(whole.media).items())
+        ):
             return
         found.append(frozenset(chosen))
         for index in range(first, len(places)):

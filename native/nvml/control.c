@@ -68,8 +68,24 @@ static void end_all_processes(struct machine *machine)
 }
 
 /*
- * A load begins a new epoch: old sessions and handles are stale, instances are gone. Boards that need a reset keep their
- * (pending) MIG mode in the InfoROM, resetless ones forget it. It is the load that does this, so that an unload which was cut
+ * What a GPU is without a driver: no instances. Boards that need a reset keep their MIG mode in the InfoROM, resetless ones forget
+ * it. A pending mode comes into force unless only a reboot can do that: then it stays pending.
+ */
+static void detach(struct machine *machine, unsigned int index, int reboot)
+{
+	struct gpu *gpu = &machine->gpu[index];
+	const struct mig_layout before = { .current = mig_now(gpu)->current, .pending = mig_now(gpu)->pending };
+	const int waits = !reboot && gpu->reset_route == RESET_BY_REBOOT && !gpu->board.mig_resetless;
+
+	gpu_reset(machine, index, gpu->board.mig_resetless ? NVML_FEATURE_DISABLED : waits ? before.current : before.pending);
+	if (waits) {
+		mig_change(gpu)->pending = before.pending;
+		mig_commit(gpu);
+	}
+}
+
+/*
+ * A load begins a new epoch: old sessions and handles are stale. It is the load that detaches, so that an unload which was cut
  * short leaves nothing behind either.
  */
 static void load_driver(struct machine *machine)
@@ -77,7 +93,7 @@ static void load_driver(struct machine *machine)
 	for (unsigned int i = 0; i < atomic_load(&machine->gpus); i++) {
 		struct gpu *gpu = &machine->gpu[i];
 
-		gpu_reset(machine, i, gpu->board.mig_resetless ? NVML_FEATURE_DISABLED : mig_now(gpu)->pending);
+		detach(machine, i, 0);
 		telemetry_reset(gpu);
 		gpu->persistence = NVML_FEATURE_DISABLED;
 		gpu->power_limit_mw = gpu->board.power_default_mw;
@@ -89,18 +105,33 @@ static void load_driver(struct machine *machine)
 	atomic_store(&machine->driver_loaded, 1);
 }
 
+static void unload_driver(struct machine *machine, int reboot)
+{
+	atomic_store(&machine->driver_loaded, 0);
+	end_all_processes(machine);
+	for (unsigned int i = 0; i < atomic_load(&machine->gpus); i++)
+		detach(machine, i, reboot);
+	machine_post(machine, &(struct event){ .type = 0 }); /* wakes those who wait for events */
+}
+
 int nvmlsim_set_driver_loaded(struct machine *machine, int loaded)
 {
 	machine_lock(machine);
 	if (loaded && !atomic_load(&machine->driver_loaded))
 		load_driver(machine);
-	if (!loaded) {
-		atomic_store(&machine->driver_loaded, 0);
-		end_all_processes(machine);
-		for (unsigned int i = 0; i < atomic_load(&machine->gpus); i++)
-			gpu_reset(machine, i, machine->gpu[i].board.mig_resetless ? 0 : mig_now(&machine->gpu[i])->pending);
-		machine_post(machine, &(struct event){ .type = 0 }); /* wakes those who wait for events */
-	}
+	if (!loaded)
+		unload_driver(machine, 0);
+	machine_unlock(machine);
+	return 0;
+}
+
+/* The machine starts anew: no driver yet, every GPU was reset by the platform, lost ones are back. */
+int nvmlsim_reboot(struct machine *machine)
+{
+	machine_lock(machine);
+	unload_driver(machine, 1);
+	for (unsigned int i = 0; i < atomic_load(&machine->gpus); i++)
+		machine->gpu[i].lost = 0;
 	machine_unlock(machine);
 	return 0;
 }
@@ -180,18 +211,24 @@ int nvmlsim_set_load(struct machine *machine, int gpu, uint32_t percent)
 	return 0;
 }
 
-/* What nvidia-smi --gpu-reset does: refused while anyone holds the GPU, puts a pending MIG mode in force, finds a lost GPU. */
+/*
+ * What nvidia-smi --gpu-reset does: refused while anyone holds the GPU, puts a pending MIG mode in force, finds a lost GPU.
+ * EOPNOTSUPP where only a reboot resets the GPU.
+ */
 int nvmlsim_reset(struct machine *machine, int gpu)
 {
 	int held;
 
 	if (!control_is_gpu(machine, gpu))
 		return control_fail(ENODEV);
+	if (machine->gpu[gpu].reset_route == RESET_BY_REBOOT)
+		return control_fail(EOPNOTSUPP);
 	machine_lock(machine);
 	held = gpu_is_held(machine, (unsigned int)gpu);
 	if (!held) {
 		gpu_reset(machine, (unsigned int)gpu, mig_now(&machine->gpu[gpu])->pending);
 		machine->gpu[gpu].lost = 0;
+		machine->gpu[gpu].resets++;
 		machine_post(machine, &(struct event){ .gpu = (uint32_t)gpu, .gi = NO_INSTANCE, .ci = NO_INSTANCE,
 						       .type = nvmlEventMigConfigChange });
 	}

@@ -31,6 +31,7 @@ int nvmlsim_start_process(struct machine *machine, int gpu, uint32_t pid, const 
 void nvmlsim_end_process(struct machine *machine, uint32_t pid);
 int nvmlsim_set_load(struct machine *machine, int gpu, uint32_t percent);
 int nvmlsim_reset(struct machine *machine, int gpu);
+int nvmlsim_reboot(struct machine *machine);
 
 /* Faults. gpu -1: calls on any GPU or on none. remaining 0xffffffff: until cleared. code 0: only hang. */
 int nvmlsim_fault(struct machine *machine, int gpu, const char *function, uint32_t code, uint32_t remaining, uint32_t hang_ms);

@@ -61,15 +61,44 @@ static int is_excluded(const struct call *c, const struct gi_profile *profile)
 	return 0;
 }
 
+/* Media engines in the order of struct gi_profile: decoders, encoders, jpegs, ofas. */
+enum { MEDIA_KINDS = 4 };
+
+/*
+ * How many more instances the media engines allow: a GPU instance has its engines to itself, so an A30, which has one JPEG
+ * engine and one OFA, has room for 1g+me or 2g+me and not for both. (MIG User Guide, A30 MIG profiles, hardware units;
+ * NVIDIA/open-gpu-kernel-modules kernel_mig_manager.c, kmigmgrAllocateInstanceEngines.)
+ */
+static unsigned int allowance_of_media(const struct call *c, const struct gi_profile *profile)
+{
+	const uint32_t *there = &whole_profile(&c->gpu->board)->decoders, *each = &profile->decoders;
+	unsigned int allowed = MAX_GIS;
+
+	for (int kind = 0; kind < MEDIA_KINDS; kind++) {
+		unsigned int taken = 0, room;
+
+		for (int i = 0; i < MAX_GIS; i++)
+			if (c->mig->gi[i].used)
+				taken += (&c->gpu->board.profile[c->mig->gi[i].profile].decoders)[kind];
+		room = there[kind] > taken ? there[kind] - taken : 0;
+		if (each[kind] && room / each[kind] < allowed)
+			allowed = room / each[kind];
+	}
+	return allowed;
+}
+
 /* How many more instances the profile's own count and the GPU's slices and engines allow, whatever their placement. */
 static unsigned int allowance(const struct call *c, const struct gi_profile *profile)
 {
 	unsigned int by_count = profile->instances - instances_of(c, profile);
 	unsigned int by_slices = (whole_profile(&c->gpu->board)->slices - compute_slices_used(c)) / profile->slices;
 
+	unsigned int by_media = allowance_of_media(c, profile);
+	unsigned int fewest = by_count < by_slices ? by_count : by_slices;
+
 	if (is_excluded(c, profile))
 		return 0;
-	return by_count < by_slices ? by_count : by_slices;
+	return fewest < by_media ? fewest : by_media;
 }
 
 /* GPU instance ids follow the span: 0 is the whole GPU, then the halves, the quarters and the eighths. */

@@ -91,6 +91,13 @@ struct load {
 	double capped_s;       /* time during which the power limit kept the clocks down */
 };
 
+/*
+ * What resets a GPU: SetMigMode itself, as on bare metal; only who is told to (nvidia-smi --gpu-reset), where the driver may not
+ * unbind the GPU on its own; nothing but a reboot, as where the GPU is passed through to a virtual machine. In the last two
+ * SetMigMode leaves the mode pending and answers RESET_REQUIRED (nvml.h, nvmlDeviceSetMigMode).
+ */
+enum reset_route { RESET_BY_DRIVER, RESET_WHEN_TOLD, RESET_BY_REBOOT };
+
 struct gpu {
 	struct board board;
 	_Atomic uint32_t mig_active;
@@ -102,6 +109,7 @@ struct gpu {
 	uint64_t persistence, compute_mode, accounting, power_limit_mw;
 	uint64_t application_clock_mhz, locked_min_mhz, locked_max_mhz; /* 0: not set */
 	uint64_t held;						      /* by the kernel and by daemons, as the controller counts them */
+	uint64_t reset_route, resets; /* enum reset_route; how often the GPU was reset since the machine was made */
 	uint64_t ecc, ecc_pending;
 	uint64_t ecc_corrected, ecc_uncorrected, ecc_corrected_aggregate, ecc_uncorrected_aggregate; /* of device memory */
 	uint64_t sram_corrected, sram_uncorrected, sram_corrected_aggregate, sram_uncorrected_aggregate;

@@ -133,13 +133,19 @@ static nvmlReturn_t activate_resetless(struct call *c, uint32_t mode)
 	return NVML_SUCCESS;
 }
 
-/* The others need a reset, which no client may stand in the way of; until then the mode is pending. */
+/*
+ * The others need a reset, which no client may stand in the way of; until then the mode is pending. A driver that may not reset
+ * the GPU does not even look for clients.
+ */
 static nvmlReturn_t activate_by_reset(struct call *c, uint32_t mode)
 {
 	set_pending(c, mode);
+	if (c->gpu->reset_route != RESET_BY_DRIVER)
+		return NVML_ERROR_RESET_REQUIRED;
 	if (gpu_is_held(c->machine, c->index))
 		return NVML_ERROR_IN_USE;
 	gpu_reset(c->machine, c->index, mode);
+	c->gpu->resets++;
 	return NVML_SUCCESS;
 }
 

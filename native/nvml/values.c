@@ -77,6 +77,8 @@ static const struct value gpu_values[] = {
 	GPU_NUMBER(compute_mode),
 	GPU_NUMBER(accounting),
 	GPU_NUMBER(held),
+	GPU_NUMBER(reset_route),
+	GPU_NUMBER(resets),
 	GPU_NUMBER(ecc_corrected),
 	GPU_NUMBER(ecc_uncorrected),
 	GPU_NUMBER(ecc_corrected_aggregate),

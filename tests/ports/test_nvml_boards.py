@@ -59,7 +59,7 @@ def open_board(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("board", "expected"), [("A30", [22, 84]), ("RTX-PRO-6000", [115, 717]), ("A100-SXM4-80GB", [128, 2319])]
+    ("board", "expected"), [("A30", [20, 76]), ("RTX-PRO-6000", [115, 717]), ("A100-SXM4-80GB", [128, 2319])]
 )
 def test_the_layouts_that_calls_can_make_are_those_of_the_tables(open_board, board, expected):
     client = open_board(board)
@@ -113,6 +113,15 @@ def test_beside_all_media_engines_only_instances_without_fit(open_board):
     assert client("nvmlGpuInstanceDestroy(every)") == 0
     client("plain = nvmlDeviceCreateGpuInstanceWithPlacement(g0, 14, at(0, 1))")
     assert client("nvmlDeviceCreateGpuInstanceWithPlacement(g0, 65, at(1, 1))") == NO_ROOM
+
+
+def test_one_jpeg_engine_and_one_ofa_go_to_one_instance(open_board):
+    client = open_board("A30")
+    client("media = nvmlDeviceCreateGpuInstanceWithPlacement(g0, 6, at(0, 2))")
+    assert client("nvmlDeviceCreateGpuInstanceWithPlacement(g0, 21, at(2, 1))") == NO_ROOM
+    assert client("[nvmlDeviceGetGpuInstanceRemainingCapacity(g0, n) for n in (21, 14, 5)]") == [0, 2, 1]
+    assert client("nvmlGpuInstanceDestroy(media)") == 0
+    assert client("nvmlDeviceGetGpuInstanceRemainingCapacity(g0, 21)") == 1
 
 
 def test_four_slice_boards_have_four_of_everything(open_board):

@@ -9,6 +9,7 @@ import pytest
 
 from nodeagent.errors import BusyError, GoneError, UnsupportedError
 from nodeagent.host.nvml import InProcessNvml
+from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
 from nodeagent.state.gpu import MigMode, Placement
@@ -33,8 +34,12 @@ def machine(tmp_path):
 def nvml(request, machine, tmp_path):
     before = dict(os.environ)
     environment = {"NVMLSIM_MACHINE": str(tmp_path / "machine")}
-    kind = InProcessNvml if request.param == "in process" else WorkerNvml
-    with closing(kind(library_path(), environment)) as made:
+    made = (
+        InProcessNvml(library_path(), environment)
+        if request.param == "in process"
+        else WorkerNvml(Launch(str(library_path()), environment))
+    )
+    with closing(made):
         for one in machine.gpus:
             made.set_mig_mode(one.uuid, True)
         yield made

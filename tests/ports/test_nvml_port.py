@@ -17,6 +17,7 @@ import pytest
 
 from nodeagent.errors import BusyError, DeniedError, GoneError, UnsupportedError
 from nodeagent.host.nvml import InProcessNvml
+from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
 from nodeagent.state.gpu import MigMode, Placement
@@ -50,7 +51,7 @@ def environment(machine, tmp_path):
 
 @pytest.fixture
 def worker(environment):
-    with closing(WorkerNvml(library_path(), environment, DEADLINE_SECONDS)) as nvml:
+    with closing(WorkerNvml(Launch(str(library_path()), environment), DEADLINE_SECONDS)) as nvml:
         yield nvml
 
 
@@ -59,7 +60,7 @@ def nvml(request, environment):
     made = (
         InProcessNvml(library_path(), environment)
         if request.param == "in process"
-        else WorkerNvml(library_path(), environment, DEADLINE_SECONDS)
+        else WorkerNvml(Launch(str(library_path()), environment), DEADLINE_SECONDS)
     )
     with closing(made):
         yield made

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from nodeagent.host.nvml import InProcessNvml
+from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_samples import FIELDS
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
@@ -41,7 +42,7 @@ def nvml(request, machine, tmp_path):
     made = (
         InProcessNvml(library_path(), environment)
         if request.param == "in process"
-        else WorkerNvml(library_path(), environment, 3)
+        else WorkerNvml(Launch(str(library_path()), environment), 3)
     )
     with closing(made):
         yield made
@@ -160,7 +161,7 @@ def test_a_new_session_starts_anew(nvml, machine):
 
 def test_hangs_are_counted(machine, tmp_path):
     environment = {"NVMLSIM_MACHINE": str(tmp_path / "machine")}
-    with closing(WorkerNvml(library_path(), environment, 0.5)) as worker:
+    with closing(WorkerNvml(Launch(str(library_path()), environment), 0.5)) as worker:
         assert len(worker.samples()) == 2
         machine.hang(uuid(machine, A100), "nvmlDeviceGetFieldValues", 30)
         assert [sample.uuid for sample in worker.samples()] == [uuid(machine, H100)]

@@ -184,7 +184,10 @@ def test_a_gpu_that_the_driver_cannot_reset_waits_for_a_reboot_and_is_not_asked_
     stuck = board(mig_mode=MigMode.DISABLED, pending_mig_mode=MigMode.ENABLED, needs_reboot=True)
     wish = plan(wants(MigEntry(MigMode.ENABLED)), node(stuck))
     assert wish.steps == ()
-    assert "MIG is disabled, enabled is pending, and the driver cannot reset this GPU" in wish.obstacles[0].problem
+    assert (
+        "MIG is disabled, enabled is pending, and this GPU cannot be reset while the node runs"
+        in wish.obstacles[0].problem
+    )
     assert wish.obstacles[0].advice == "reboot"
     back = plan(wants(MigEntry(MigMode.DISABLED)), node(stuck))
     assert lines(back) == ["disable MIG"]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mig_world import A30, A30_LAYOUTS, A100, A100_LAYOUTS, instance, multiset
+from mig_world import A30, A30_LAYOUTS, A100, A100_LAYOUTS, all_layouts, instance, multiset
 from nodeagent.resources import mig_placement
 from nodeagent.resources.mig_layout import Layout, slot_of
 from nodeagent.resources.mig_layout import arrange as arrange_instances
 from nodeagent.resources.mig_placement import Board, Slot, Wanted
-from nodeagent.state.gpu import MigProfile, Placement
+from nodeagent.state.gpu import MediaEngines, MigProfile, Placement
 
 BY_MULTISET = defaultdict(list)
 for layout in A100_LAYOUTS:
@@ -28,7 +29,7 @@ def _wanted(counts):
 
 
 def refusal(profiles, counts):
-    return mig_placement.refusal(profiles, _wanted(counts))
+    return mig_placement.refusal(Board.of(profiles), _wanted(counts))
 
 
 def arrange(profiles, counts, busy, idle) -> Layout | None:
@@ -53,7 +54,26 @@ def test_counts_of_the_published_tables():
     assert (len(BY_MULTISET), len(A100_LAYOUTS)) == (128, 2319)
     plain = [layout for layout in A100_LAYOUTS if all(slot.profile != "1g.5gb+me" for slot in layout)]
     assert (len({multiset(layout) for layout in plain}), len(plain)) == (78, 723)
-    assert (len(BY_MULTISET_4), len(A30_LAYOUTS)) == (22, 84)
+    assert (len(BY_MULTISET_4), len(A30_LAYOUTS)) == (20, 76)
+
+
+def test_the_media_engines_of_an_a30_rule_out_two_sets_that_placements_alone_would_allow():
+    """MIG User Guide: 4g.24gb has one JPEG engine and one OFA, 1g.6gb+me and 2g.12gb+me have one of each."""
+    blind = tuple(replace(one, media=MediaEngines()) for one in A30)
+    by_places = {multiset(layout) for layout in all_layouts(blind)}
+    assert (len(by_places), len(all_layouts(blind))) == (22, 84)
+    both = {("1g.6gb+me", 1), ("2g.12gb+me", 1)}
+    assert by_places - set(BY_MULTISET_4) == {frozenset(both), frozenset({*both, ("1g.6gb", 1)})}
+    assert refusal(A30, dict(both)) == "they need 2 jpegs, the board has 1"
+
+
+def test_what_the_driver_let_stand_is_not_called_impossible():
+    """Should a driver count media engines in another way, the layout it made is taken for what it is."""
+    standing = (instance(Slot(Placement(0, 2), "2g.12gb+me"), 1), instance(Slot(Placement(2, 1), "1g.6gb+me")))
+    wanted = _wanted({"2g.12gb+me": 1, "1g.6gb+me": 1, "1g.6gb": 1})
+    found = arrange_instances(Board.of(A30, standing), wanted, standing)
+    assert (len(found.keep), found.destroy) == (2, ())
+    assert created(found) == [Slot(Placement(3, 1), "1g.6gb")]
 
 
 SHARES = 8

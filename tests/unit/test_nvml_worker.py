@@ -80,7 +80,7 @@ class ScriptedWorker:
 
     sample = read
 
-    def set_mig_mode(self, uuid, enabled):
+    def ask_mig_mode(self, uuid, enabled):
         self.read(int(uuid.removeprefix("GPU-")))
 
     def release(self):
@@ -206,7 +206,7 @@ def test_a_fenced_gpu_is_not_changed():
     with pytest.raises(DeadlineError, match=r"^enable MIG on gpu GPU-1: no answer"):
         nvml.set_mig_mode("GPU-1", enabled=True)
     nvml.set_mig_mode("GPU-0", enabled=True)
-    assert ("set_mig_mode", "GPU-1", True) not in machine.asked
+    assert ("ask_mig_mode", "GPU-1", True) not in machine.asked
 
 
 def test_a_change_that_hangs_or_ends_the_worker_is_an_error_and_not_repeated():
@@ -216,7 +216,7 @@ def test_a_change_that_hangs_or_ends_the_worker_is_an_error_and_not_repeated():
         nvml.set_mig_mode("GPU-1", enabled=False)
     with pytest.raises(HostError, match=r"^disable MIG on gpu GPU-2: the NVML worker is gone"):
         nvml.set_mig_mode("GPU-2", enabled=False)
-    assert machine.asked.count(("set_mig_mode", "GPU-2", False)) == 1
+    assert machine.asked.count(("ask_mig_mode", "GPU-2", False)) == 1
 
 
 def test_release_ends_the_worker_and_the_next_call_starts_another():

@@ -235,9 +235,9 @@ def _fit(members: list[Gpu], wants: Mapping[str, int], state: NodeState) -> dict
         names = [resolve(name, one.profiles).profile.name for name, number in wants.items() for _ in range(number)]
     except UnknownNameError as error:
         return entry | {"problems": [f"{error.problem}; {error.advice}"]}
-    board = Board.of(one.profiles)
+    board = Board.of(one.profiles, one.instances)
     found = [dict(layout) for layout in layouts(board, names, one.instances)]
-    reason = "" if found else refusal(one.profiles, [Wanted(name) for name in names])
+    reason = "" if found else refusal(board, [Wanted(name) for name in names])
     problems = [] if found else [f"they do not fit: {reason}" if reason else "they do not fit beside what is in use"]
     return entry | {"layouts": found, "problems": problems}
 

@@ -15,7 +15,8 @@ from nodeagent.cli.output import columns, emit, style_for
 from nodeagent.cli.target import Target, default_directory, running_simulations
 from nodeagent.errors import UsageError
 from nodeagent.host.lock import node_lock
-from nodeagent.simulation.node import SimulatedNode, open_node
+from nodeagent.simulation.machine import ResetRoute
+from nodeagent.simulation.node import Job, SimulatedNode, open_node
 from nodeagent.simulation.profiles import profiles
 
 _EPILOG = """\
@@ -27,7 +28,10 @@ examples:
   nodeagent simulate job end 4000001
   nodeagent simulate fail-module nvidia_peermem --on load --errno EINVAL
   nodeagent simulate hang --gpu 2 --seconds 60
+  nodeagent simulate job start --gpu 0 --mig MIG-8f1c...
   nodeagent simulate lose --gpu 5
+  nodeagent simulate reset-route reboot --gpu 1
+  nodeagent simulate reboot
   nodeagent simulate heal
 """
 _FORMATTER = argparse.RawDescriptionHelpFormatter
@@ -54,6 +58,11 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
 
     add("profiles", "the machines that can be simulated", run_profiles)
     add("heal", "take back every fault", run_heal)
+    route = _add_gpu(
+        add("reset-route", "what can reset a GPU: SetMigMode, only nvidia-smi, or only a reboot", run_route)
+    )
+    route.add_argument("route", choices=tuple(one.name.lower() for one in ResetRoute))
+    add("reboot", "start the node anew: no driver, no process, pending MIG modes in force", run_reboot)
     add("remove", "delete the directory of a simulated node", run_remove)
     _add_gpu(add("lose", "let a GPU fall off the bus", run_lose))
     hang = _add_gpu(add("hang", "let every NVML call on a GPU hang", run_hang))
@@ -73,6 +82,7 @@ def _add_jobs(verbs: Any, common: argparse.ArgumentParser) -> None:
     operations = job.add_subparsers(dest="job", metavar="OPERATION", required=True)
     parents = [common, _node_options()]
     start = _add_gpu(operations.add_parser("start", parents=parents, help="start a job on a GPU and print its PID"))
+    start.add_argument("--mig", default="", metavar="UUID", help="the MIG device of the GPU that it runs on")
     start.add_argument("--name", default="train.py")
     start.add_argument("--memory", default="1GiB", help="GPU memory it takes, as 512MiB or 20GiB (default: 1GiB)")
     start.add_argument("--container", default="", help="container id it runs in")
@@ -111,7 +121,8 @@ def run_profiles(arguments: argparse.Namespace) -> int:
 
 def run_job_start(arguments: argparse.Namespace) -> int:
     memory = _bytes(arguments.memory)
-    pid = _node(arguments).start_job(arguments.gpu, arguments.name, memory, arguments.container, arguments.pod)
+    job = Job(arguments.name, memory, arguments.mig, arguments.container, arguments.pod)
+    pid = _node(arguments).start(arguments.gpu, job)
     emit({"pid": pid, "gpu": arguments.gpu}, arguments.output, lambda: str(pid))
     return 0
 
@@ -136,6 +147,24 @@ def run_hang(arguments: argparse.Namespace) -> int:
     node = _node(arguments)
     node.machine.hang(_uuid(node, arguments.gpu), _ANY_CALL, arguments.seconds)
     return _said(arguments, f"NVML calls on GPU {arguments.gpu} hang for {arguments.seconds:g} s")
+
+
+def run_route(arguments: argparse.Namespace) -> int:
+    node, route = _node(arguments), ResetRoute[arguments.route.upper()]
+    node.machine.set_reset_route(_uuid(node, arguments.gpu), route)
+    way = {
+        ResetRoute.DRIVER: "the driver itself",
+        ResetRoute.TOLD: "only nvidia-smi",
+        ResetRoute.REBOOT: "only a reboot",
+    }
+    return _said(arguments, f"GPU {arguments.gpu} is reset by {way[route]}")
+
+
+def run_reboot(arguments: argparse.Namespace) -> int:
+    target = _target(arguments)
+    with node_lock(target.root):  # an agent does not outlive its node
+        open_node(target.simulated, target.root).reboot()
+    return _said(arguments, "the node has started anew, without a driver")
 
 
 def run_load(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ import pynvml
 from nodeagent.errors import GoneError, HostError, UnsupportedError
 from nodeagent.host import nvml_compute, nvml_errors, nvml_instances, nvml_links, nvml_read
 from nodeagent.host.nvml_errors import reported
-from nodeagent.host.nvml_resets import Unresettable
+from nodeagent.host.nvml_resets import ModeChanges, NvidiaSmi
 from nodeagent.host.nvml_samples import Telemetry
 from nodeagent.host.ports import GpuFault
 from nodeagent.state.gpu import MigMode
@@ -26,6 +26,7 @@ from nodeagent.state.gpu import MigMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from nodeagent.host.nvml_resets import Resets
     from nodeagent.state.gpu import Gpu, GpuSample, Placement
     from nodeagent.state.topology import NvLinks
 
@@ -35,17 +36,21 @@ class InProcessNvml:
 
     `library`: path of a libnvidia-ml.so.1 to use instead of the system's; it is loaded first, so that the loader finds
     its SONAME taken. `environment` is set for the library before it is loaded (the simulator reads its place there).
+    `resets` resets a GPU where SetMigMode does not.
     """
 
     def __init__(
-        self, library: str | os.PathLike[str] | None = None, environment: Mapping[str, str] | None = None
+        self,
+        library: str | os.PathLike[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        resets: Resets | None = None,
     ) -> None:
         self._library = None if library is None else os.fspath(library)
         self._environment = dict(environment or {})
         self._open = False
         self._uuids: dict[int, str] = {}
         self._telemetry = Telemetry()
-        self._unresettable = Unresettable()
+        self._mode_changes = ModeChanges(resets or NvidiaSmi())
 
     def pid(self) -> int | None:
         return os.getpid() if self._open else None
@@ -115,7 +120,7 @@ class InProcessNvml:
 
     def gpus(self) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
         found, faults = self._each(self.read)
-        return self._unresettable.mark(found), faults
+        return self._mode_changes.mark(found), faults
 
     def samples(self) -> tuple[GpuSample, ...]:
         return self._each(self.sample)[0]
@@ -127,10 +132,10 @@ class InProcessNvml:
         return 0  # nothing here can tell
 
     def set_mig_mode(self, uuid: str, enabled: bool) -> None:
-        with self._unresettable.watch(uuid):
-            self._set_mig_mode(uuid, enabled)
+        self._mode_changes.change(self, uuid, enabled, lambda: self.ask_mig_mode(uuid, enabled))
 
-    def _set_mig_mode(self, uuid: str, enabled: bool) -> None:
+    def ask_mig_mode(self, uuid: str, enabled: bool) -> None:
+        """SetMigMode alone; UnsupportedError where the mode is pending then. The worker's part of `set_mig_mode`."""
         operation, subject = f"{'enable' if enabled else 'disable'} MIG on", f"gpu {uuid}"
         self.release()  # a session of ours counts as a client of the GPU
         with self._session(operation, subject):
@@ -190,7 +195,9 @@ class InProcessNvml:
         """SetMigMode accepted the wish, but it is not active: the second of its two results says why."""
         if status != nvml_errors.IN_USE:
             if status in (nvml_errors.RESET_REQUIRED, nvml_errors.NOT_SUPPORTED):
-                raise UnsupportedError(operation, subject, "pending: the gpu cannot be reset here", "reboot the node")
+                raise UnsupportedError(
+                    operation, subject, "pending: the driver did not reset the gpu", "reboot the node"
+                )
             raise nvml_errors.host_error(status, operation, subject)
         handle = self._by_uuid(uuid)
         pids = tuple(pid for pid in nvml_read.processes(handle) if pid != os.getpid())

@@ -26,7 +26,7 @@ REQUESTS = (
     "read",
     "sample",
     "nvlink",
-    "set_mig_mode",
+    "ask_mig_mode",
     "create_gpu_instance",
     "destroy_gpu_instance",
     "create_compute_instance",

@@ -11,7 +11,6 @@ belongs to a driver which may have been replaced in between. `python -m nodeagen
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -22,12 +21,13 @@ from nodeagent.errors import DeadlineError, HostError
 from nodeagent.host import nvml_serve
 from nodeagent.host.nvml_fences import Fences
 from nodeagent.host.nvml_process import Launch, Worker, WorkerLostError
-from nodeagent.host.nvml_resets import Unresettable
+from nodeagent.host.nvml_resets import ModeChanges, NvidiaSmi
 from nodeagent.host.ports import GpuFault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from nodeagent.host.nvml_resets import Resets
     from nodeagent.state.gpu import Gpu, GpuSample, Placement
     from nodeagent.state.topology import NvLinks
 
@@ -40,20 +40,19 @@ _FENCE_DEADLINES = 3  # a fence first stands for so many deadlines: a hanging GP
 class WorkerNvml:
     """`ports.Nvml` over a worker process that is started when first needed; may be called from several threads.
 
-    `library` and `environment` are the worker's: which libnvidia-ml.so.1 (None: the system's), and variables added to
-    ours. `deadline_seconds` is for one call that reads; starting and changing take longer and have more. `launch` and
-    `monotonic` replace the process and the clock in tests.
+    `launch` says how a worker is started, and with which libnvidia-ml.so.1. `deadline_seconds` is for one call that
+    reads; starting and changing take longer and have more. `resets` resets a GPU where SetMigMode does not; that runs
+    in this process, as the worker has let go then. `monotonic` replaces the clock in tests.
     """
 
     def __init__(
         self,
-        library: str | os.PathLike[str] | None = None,
-        environment: Mapping[str, str] | None = None,
-        deadline_seconds: float = 10.0,
         launch: Callable[[], Worker] | None = None,
+        deadline_seconds: float = 10.0,
         monotonic: Callable[[], float] = time.monotonic,
+        resets: Resets | None = None,
     ) -> None:
-        self._launch = launch or Launch(None if library is None else os.fspath(library), dict(environment or {}))
+        self._launch = launch or Launch()
         self._deadline = deadline_seconds
         self._lock = threading.RLock()
         self._worker: Worker | None = None
@@ -61,7 +60,7 @@ class WorkerNvml:
         self._identified: dict[int, str] = {}
         self._named: set[int] = set()  # indices identified in the present session
         self._stuck: list[Worker] = []
-        self._unresettable = Unresettable()
+        self._mode_changes = ModeChanges(resets or NvidiaSmi())
         self._fences = Fences(deadline_seconds * _FENCE_DEADLINES, monotonic)
 
     def pid(self) -> int | None:
@@ -70,7 +69,7 @@ class WorkerNvml:
 
     def gpus(self) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
         found, faults = self._each("read")
-        return self._unresettable.mark(found), faults
+        return self._mode_changes.mark(found), faults
 
     def samples(self) -> tuple[GpuSample, ...]:
         return self._each("sample")[0]
@@ -82,8 +81,11 @@ class WorkerNvml:
         return self._fences.total
 
     def set_mig_mode(self, uuid: str, enabled: bool) -> None:
-        with self._unresettable.watch(uuid):
-            self._change(f"{'enable' if enabled else 'disable'} MIG on", "set_mig_mode", uuid, enabled)
+        operation = f"{'enable' if enabled else 'disable'} MIG on"
+        with self._lock:
+            self._mode_changes.change(
+                self, uuid, enabled, lambda: self._change(operation, "ask_mig_mode", uuid, enabled)
+            )
 
     def create_gpu_instance(self, uuid: str, profile: str, placement: Placement, compute: tuple[int, ...] = ()) -> None:
         self._change(f"create instance {profile} on", "create_gpu_instance", uuid, profile, placement, compute)

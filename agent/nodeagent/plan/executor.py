@@ -34,7 +34,8 @@ class Failure:
 
     def __str__(self) -> str:
         error = self.error
-        told = str(self.step).startswith(f"{error.operation} {error.subject}")  # then the step says that already
+        name = error.subject.rpartition(" ")[2]  # "gpu GPU-…" is what a step calls "GPU-…"
+        told = str(self.step).startswith((f"{error.operation} {error.subject}", f"{error.operation} {name}"))
         reason = f"{error.reason}; {error.advice}" if error.advice else error.reason
         text = f"{self.step}: {reason if told else error}"
         return text if self.phase is Phase.ACT else f"{self.phase} {text}"

@@ -142,7 +142,8 @@ class _Wishes:
         now = self.gpu.mig_mode
         takes_effect = now is not wanted
         if takes_effect and self.gpu.needs_reboot and self.gpu.pending_mig_mode is wanted:
-            return self._refuse(f"MIG is {now}, {wanted} is pending, and the driver cannot reset this GPU", "reboot")
+            pending = f"MIG is {now}, {wanted} is pending"
+            return self._refuse(f"{pending}, and this GPU cannot be reset while the node runs", "reboot")
         if takes_effect and self.gpu.resetless_mig and self.gpu.pids:
             return self._refuse(
                 f"the MIG mode cannot change under {self._names(self.gpu.pids)}", "end them", waits=True
@@ -160,7 +161,7 @@ class _Wishes:
 
     def _instances(self, wants: Wants) -> Wish:
         """Destroy and create until exactly the wanted instances are there; nothing at all if that cannot be reached."""
-        reason = refusal(self.gpu.profiles, wants.alternatives[0])
+        reason = refusal(self._board, wants.alternatives[0])
         if reason:
             return self._refuse(f"{wants.text} do not fit: {reason}", "ask for fewer or smaller instances")
         layout = arrange_any(self._board, wants.alternatives, self.gpu.instances)
@@ -235,7 +236,7 @@ class _Wishes:
 
     @cached_property
     def _board(self) -> Board:
-        return Board.of(self.gpu.profiles)
+        return Board.of(self.gpu.profiles, self.gpu.instances)
 
     @property
     def _unit(self) -> str:

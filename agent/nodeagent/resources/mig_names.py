@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.mig_compute import offered
-from nodeagent.resources.mig_placement import FILLS, Wanted, refusal
+from nodeagent.resources.mig_placement import FILLS, Board, Wanted, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -144,8 +144,8 @@ def _layout_of(profile: MigProfile) -> str:
 
 def _most(profile: MigProfile, profiles: Sequence[MigProfile]) -> int:
     """How many of it fit on an empty GPU."""
-    counts = range(profile.instance_count, 0, -1)
-    return next((count for count in counts if not refusal(profiles, [Wanted(profile.name)] * count)), 0)
+    counts, board = range(profile.instance_count, 0, -1), Board.of(profiles)
+    return next((count for count in counts if not refusal(board, [Wanted(profile.name)] * count)), 0)
 
 
 def _balanced(profiles: Sequence[MigProfile]) -> dict[str, int]:
@@ -155,7 +155,7 @@ def _balanced(profiles: Sequence[MigProfile]) -> dict[str, int]:
     except UnknownNameError:
         return {}
     wanted = [Wanted(name) for name, count in counts.items() for _ in range(count)]
-    return {} if not wanted or refusal(profiles, wanted) else counts
+    return {} if not wanted or refusal(Board.of(profiles), wanted) else counts
 
 
 def listing(names: Sequence[str]) -> str:

@@ -1,8 +1,10 @@
 """Where GPU instances fit on a GPU: a search over the placements that the driver reports; pure.
 
 Limits that placements alone do not show: the compute slices of all instances together are at most those of the largest
-profile (3g + 3g wastes one of seven), and each profile has a largest count. Source: MIG User Guide, profile listings;
-nvml.h nvmlGpuInstanceProfileInfo_t.
+profile (3g + 3g wastes one of seven), each profile has a largest count, and an instance has its media engines to
+itself: an A30 has one JPEG engine and one OFA, so 1g+me and 2g+me exclude each other. Sources: MIG User Guide, profile
+listings (hardware units); nvml.h nvmlGpuInstanceProfileInfo_t; open-gpu-kernel-modules kernel_mig_manager.c
+(kmigmgrAllocateInstanceEngines).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from nodeagent.state.gpu import MigProfile, Placement
+    from nodeagent.state.gpu import GpuInstance, MigProfile, Placement
 
 FILLS = 0
 """The width of the compute instance that has all multiprocessors of its GPU instance; others count compute slices."""
@@ -49,9 +51,14 @@ class Board:
     media: Mapping[str, int]
 
     @classmethod
-    def of(cls, profiles: Sequence[MigProfile]) -> Board:
+    def of(cls, profiles: Sequence[MigProfile], standing: Iterable[GpuInstance] = ()) -> Board:
+        """The board by its profiles; what the driver let stand is never called impossible."""
         slices = max((one.slice_count for one in profiles), default=0)
-        return cls({one.name: one for one in profiles}, slices, _media_of(profiles))
+        by_name = {one.name: one for one in profiles}
+        media = _media_of(profiles)
+        taken = [by_name[one.profile].media for one in standing if one.profile in by_name]
+        real = {kind: there for kind, there in media.items() if sum(getattr(one, kind) for one in taken) <= there}
+        return cls(by_name, slices, real)
 
     @property
     def memory_slices(self) -> int:
@@ -112,9 +119,8 @@ class Board:
         return None
 
 
-def refusal(profiles: Sequence[MigProfile], wanted: Sequence[Wanted]) -> str:
+def refusal(board: Board, wanted: Sequence[Wanted]) -> str:
     """Why these instances do not fit on an empty GPU, "" if they do. All profiles must be known."""
-    board = Board.of(profiles)
     for name, count in Counter(one.profile for one in wanted).items():
         if count > board.profiles[name].instance_count:
             return f"{count} x {name} wanted, the board has room for {board.profiles[name].instance_count}"

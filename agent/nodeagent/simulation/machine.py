@@ -10,6 +10,7 @@ import ctypes
 import os
 import uuid as uuids
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
 from nodeagent.errors import GoneError
@@ -89,6 +90,18 @@ class MigLayout:
     enabled: bool
     pending: bool
     rows: tuple[MigRow, ...]
+
+
+class ResetRoute(IntEnum):
+    """What resets a GPU (machine.h, enum reset_route).
+
+    DRIVER: SetMigMode does it. TOLD: only `nvidia-smi --gpu-reset` does. REBOOT: nothing else, as in a virtual machine
+    with the GPU passed through. In the last two SetMigMode answers RESET_REQUIRED and the mode is pending.
+    """
+
+    DRIVER = 0
+    TOLD = 1
+    REBOOT = 2
 
 
 class Machine:
@@ -212,8 +225,20 @@ class Machine:
         self._set_number(self._index(uuid), counter, value)
 
     def reset(self, uuid: str) -> None:
-        """What `nvidia-smi --gpu-reset` does; BusyError while anyone holds the GPU."""
+        """What `nvidia-smi --gpu-reset` does; BusyError while it is held, UnsupportedError if only a reboot does."""
         self._check(self._library.nvmlsim_reset(self._handle, self._index(uuid)), "reset", uuid)
+
+    def resets(self, uuid: str) -> int:
+        """How often this GPU has been reset; reloads of the driver and reboots do not count."""
+        return self._number(self._index(uuid), "resets")
+
+    def set_reset_route(self, uuid: str, route: ResetRoute) -> None:
+        """What can reset the GPU from now on, and with that what SetMigMode answers on boards that need a reset."""
+        self._set_number(self._index(uuid), "reset_route", route)
+
+    def reboot(self) -> None:
+        """The machine starts anew, without a driver; a pending MIG mode is in force then. Its settings stay."""
+        self._library.nvmlsim_reboot(self._handle)
 
     def fail(self, uuid: str | None, function: str, code: int, count: int | None = None) -> None:
         """Let the next `count` calls (None: all until cleared) of an NVML function return `code`.

@@ -14,6 +14,7 @@ _ERRORS: dict[int, type[HostError]] = {
     errno.ENXIO: GoneError,
     errno.ENOENT: GoneError,
     errno.EBUSY: BusyError,
+    errno.EOPNOTSUPP: UnsupportedError,
     errno.ENOMEM: BusyError,
     errno.ENOSPC: BusyError,
 }
@@ -48,6 +49,7 @@ def load_library() -> ctypes.CDLL:
         "nvmlsim_end_process": (None, (machine, number)),
         "nvmlsim_set_load": (gpu, (machine, gpu, number)),
         "nvmlsim_reset": (gpu, (machine, gpu)),
+        "nvmlsim_reboot": (gpu, (machine,)),
         "nvmlsim_fault": (gpu, (machine, gpu, text, number, number, number)),
         "nvmlsim_clear_faults": (None, (machine,)),
         "nvmlsim_lose": (gpu, (machine, gpu, gpu)),
@@ -64,6 +66,6 @@ def load_library() -> ctypes.CDLL:
 
 
 def library_error(operation: str, subject: str, advice: str = "") -> HostError:
-    """What the errno of the call just made means: GoneError, BusyError or a plain HostError."""
+    """What the errno of the call just made means: GoneError, BusyError, UnsupportedError or a plain HostError."""
     code = ctypes.get_errno()
     return _ERRORS.get(code, HostError)(operation, subject, os.strerror(code).lower(), advice)

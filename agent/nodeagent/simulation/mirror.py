@@ -18,6 +18,19 @@ _GPU_MAJOR = 195
 _NO_HOLDERS = frozenset({"nvidia-fabricmanager.service"})
 
 
+class MachineResets:
+    """`host.nvml_resets.Resets` on the machine behind NVML: what nvidia-smi --gpu-reset does to it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def reset(self, pci_address: str) -> None:
+        found = next((gpu for gpu in self._machine.gpus if gpu.pci_address == pci_address), None)
+        if found is None:
+            raise GoneError("reset", f"gpu {pci_address}", "there is no such gpu")
+        self._machine.reset(found.uuid)
+
+
 class MachineMirror:
     """Follows the kernel's state with one machine; called under the node's lock."""
 

@@ -6,8 +6,9 @@ Everything works without privileges. Several processes may have the same node op
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Literal
 
@@ -21,12 +22,23 @@ from nodeagent.simulation.kernel import PRIVATE, SimKernel
 from nodeagent.simulation.kernel_state import FakeProcess, KernelState, StateFile, edited
 from nodeagent.simulation.machine import BoardAt, Machine
 from nodeagent.simulation.machine_library import library_path
-from nodeagent.simulation.mirror import MachineMirror
+from nodeagent.simulation.mirror import MachineMirror, MachineResets
 from nodeagent.simulation.ports import SimulatedFiles, SimulatedLinks, SimulatedProcesses, SimulatedServices, with_pid
 from nodeagent.simulation.profiles import RELEASE, Profile, profile
 
 if TYPE_CHECKING:
     from nodeagent.simulation.machine import SimulatedGpu
+
+
+@dataclass(frozen=True)
+class Job:
+    """A process that computes on a GPU, or on a MIG device of it where `mig_uuid` names one."""
+
+    name: str
+    memory_bytes: int
+    mig_uuid: str = ""
+    container: str = ""
+    pod: str = ""
 
 
 class SimulatedNode:
@@ -62,11 +74,22 @@ class SimulatedNode:
 
     def _nvml(self, kind: str, deadline_seconds: float) -> Nvml:
         from nodeagent.host.nvml import InProcessNvml  # noqa: PLC0415
+        from nodeagent.host.nvml_process import Launch  # noqa: PLC0415
         from nodeagent.host.nvml_worker import WorkerNvml  # noqa: PLC0415
 
         if kind == "in-process":
-            return InProcessNvml(str(library_path()), self.nvml_environment)
-        return WorkerNvml(str(library_path()), self.nvml_environment, deadline_seconds)
+            return InProcessNvml(str(library_path()), self.nvml_environment, MachineResets(self.machine))
+        launch = Launch(str(library_path()), self.nvml_environment)
+        return WorkerNvml(launch, deadline_seconds, resets=MachineResets(self.machine))
+
+    def reboot(self) -> None:
+        """Start the node anew: no driver, no process, no device node, nothing at run time; what is on disk stays."""
+        for folder in (paths.DEV, paths.RUN_DIRECTORY):
+            shutil.rmtree(self.directory + folder)
+            os.makedirs(self.directory + folder)
+        self.machine.reboot()
+        anew = first_state(self.profile)
+        self.kernel.change(lambda state: replace(anew, generation=state.generation))
 
     # Jobs: processes that exist only in the simulation.
 
@@ -75,20 +98,27 @@ class SimulatedNode:
 
         UsageError while it could not open the GPU. BusyError when memory is short, or MIG mode is on.
         """
-        job = FakeProcess(0, name, name, container=container, memory_bytes=memory_bytes)
-        if "/" in pod:  # a name: UID and container follow from it, as a kubelet would have given it some
-            uid = uuid.uuid5(uuid.NAMESPACE_DNS, pod)
-            job = replace(job, pod=pod, pod_uid=str(uid), container=container or uid.hex * 2)
-        else:
-            job = replace(job, pod_uid=pod)
-        return self._start(gpu_index, job)
+        return self.start(gpu_index, Job(name, memory_bytes, "", container, pod))
 
     def start_mig_job(self, gpu_index: int, mig_uuid: str, name: str, memory_bytes: int) -> int:
         """The same on a MIG device of the GPU. GoneError for one it has not."""
-        return self._start(gpu_index, FakeProcess(0, name, name, mig_uuid=mig_uuid, memory_bytes=memory_bytes))
+        return self.start(gpu_index, Job(name, memory_bytes, mig_uuid))
 
-    def _start(self, gpu_index: int, job: FakeProcess) -> int:
+    def start(self, gpu_index: int, wanted: Job) -> int:
+        """Start such a process on the GPU; its PID. Errors as of `start_job` and `start_mig_job`."""
         gpu = self._gpu(gpu_index)
+        job = FakeProcess(
+            0,
+            wanted.name,
+            wanted.name,
+            container=wanted.container,
+            pod_uid=wanted.pod,
+            mig_uuid=wanted.mig_uuid,
+            memory_bytes=wanted.memory_bytes,
+        )
+        if "/" in wanted.pod:  # a name: UID and container follow from it, as a kubelet would have given it some
+            uid = uuid.uuid5(uuid.NAMESPACE_DNS, wanted.pod)
+            job = replace(job, pod=wanted.pod, pod_uid=str(uid), container=wanted.container or uid.hex * 2)
         with self.kernel.transaction() as draft:
             (state, pid), opens = with_pid(draft.state), _opens(draft.state, gpu, job.name)
             job = replace(job, pid=pid, command=f"{job.name} --gpu {gpu_index}", opens=opens, gpu_uuid=gpu.uuid)
