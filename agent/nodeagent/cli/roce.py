@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nodeagent.cli import roce_qos
+from nodeagent.cli import roce_access, roce_qos
 from nodeagent.cli.output import columns, emit, warn
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import UsageError
@@ -32,6 +32,8 @@ examples:
   nodeagent roce qos --setup lossless-dscp26-prio3
   eval "$(nodeagent roce nccl-env)"
   nodeagent roce nccl-env --conf > nccl.conf
+  nodeagent roce holders
+  nodeagent roce access
 """
 _FORMATTER = argparse.RawDescriptionHelpFormatter
 _VERBS = {
@@ -85,6 +87,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         add_target_options(verb)
         verb.set_defaults(run=runs[name])
     roce_qos.add_verb(verbs, common)
+    roce_access.add_verbs(verbs, common)
 
 
 def run_show(arguments: argparse.Namespace) -> int:

@@ -22,7 +22,8 @@ from nodeagent.host.link_settings import KernelLinkSettings
 from nodeagent.host.link_setup import Entries, await_link, read_setups, restore_entries
 from nodeagent.host.link_setup_codec import renamed
 from nodeagent.host.netlink import NO_SUCH_INTERFACE, route_socket
-from nodeagent.host.ports import Dcb, Devlink, Files, Functions
+from nodeagent.host.ports import Dcb, Devlink, Files, Functions, RdmaDevices
+from nodeagent.host.rdma_devices import NetlinkRdmaDevices
 from nodeagent.host.rdma_netlink import set_netns_shared
 from nodeagent.host.roce_defaults import MODE, TOS, write_default, write_traffic_class
 from nodeagent.host.sriov import SysfsFunctions
@@ -42,6 +43,7 @@ class RtnlLinks:
         self.devlink: Devlink = NetlinkDevlink(files)
         self.settings: LinkSettings = KernelLinkSettings(files)
         self.addressing: LinkAddressing = RtnlAddressing(files, RealClock())
+        self.rdma: RdmaDevices = NetlinkRdmaDevices()
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         return read_uses(self._files)

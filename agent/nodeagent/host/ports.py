@@ -10,7 +10,7 @@ from nodeagent.host.link_ports import LinkAddressing, LinkSettings
 from nodeagent.state.devlink import Cmode, DevlinkDevice, EswitchMode
 from nodeagent.state.gpu import Gpu, GpuSample, Placement
 from nodeagent.state.modules import ModuleFile
-from nodeagent.state.network import VfSetting, VirtualFunction
+from nodeagent.state.network import RdmaHolder, VfSetting, VirtualFunction
 from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
 from nodeagent.state.qos import DcbState
 from nodeagent.state.topology import NvLinks, PcieSetting
@@ -208,6 +208,16 @@ class Devlink(Protocol):
         """
 
 
+class RdmaDevices(Protocol):
+    """RDMA devices through RDMA netlink."""
+
+    def rename(self, device: str, name: str) -> None:
+        """Give it another name. HostError where the name is taken; programs that have it open keep it."""
+
+    def holders(self) -> Mapping[str, tuple[RdmaHolder, ...]]:
+        """The programs with objects on each device, by its name; empty without an RDMA stack."""
+
+
 class Links(Protocol):
     """Network interfaces through rtnetlink; `dcb` is their quality of service, `functions` are what they stand on,
     `settings` are rings, queues, offloads and the like, `addressing` addresses, routes and rules.
@@ -218,6 +228,7 @@ class Links(Protocol):
     devlink: Devlink
     settings: LinkSettings
     addressing: LinkAddressing
+    rdma: RdmaDevices
 
     def vfs(self, netdev: str) -> tuple[VirtualFunction, ...]:
         """What the driver of this physical function keeps for each of its virtual functions."""

@@ -103,6 +103,7 @@ def _all_holds(state: NodeState, owners: Mapping[int, Thing]) -> Iterator[Hold]:
     yield from _worker_holds(state)
     yield from _network_holds(state)
     yield from _virtual_function_holds(state)
+    yield from _rdma_holds(state, owners)
     yield from _unexplained_references(state)
 
 
@@ -172,6 +173,17 @@ def _network_holds(state: NodeState) -> Iterator[Hold]:
             yield Hold(Thing(Kind.NODE, f"{use} on {found.name}"), this, "would be disturbed", refuses=False)
         if found.driver and found.driver in state.modules:
             yield Hold(this, module(found.driver), "is driven by it", refuses=False)
+
+
+def _rdma_holds(state: NodeState, owners: Mapping[int, Thing]) -> Iterator[Hold]:
+    """Programs stand on the device that they have objects on, and the device on its function."""
+    for found in state.rdma.values():
+        this = Thing(Kind.RDMA, found.name)
+        if found.pci_address:
+            yield Hold(this, pci(found.pci_address), "belongs to it", refuses=False)
+        for holder in state.rdma_holders.get(found.name, ()):
+            who = owners.get(holder.pid, process(holder.pid))
+            yield Hold(who, this, f"has {holder} on {found.name}", refuses=False)
 
 
 def _vfio_holds(state: NodeState, holder: Thing, minor: int) -> Iterator[Hold]:

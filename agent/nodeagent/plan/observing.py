@@ -127,6 +127,7 @@ class Observer:
             unknown=state.unknown + (unseen if hidden else ()),
             processes={process.pid: process for process in (*found, *known)},
             link_setups=host.links.setups(),
+            rdma_holders=host.links.rdma.holders() if state.rdma else {},
             services={service.unit: service for service in host.services.show(units) if service.active},
             nvml_pid=host.nvml.pid(),
         )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Obstacle, Step, Wish
 from nodeagent.resources.link_selection import select_rdma, what_there_is
+from nodeagent.resources.rdma_access import node_steps
+from nodeagent.resources.rdma_names import name_steps
 from nodeagent.spec.roce import RdmaNetns, RoceEntry, RoceMode
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.gids import ROCE_V1, ROCE_V2
@@ -141,7 +143,8 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
         return Wish()
     steps: list[Step] = []
     obstacles = [unmatched(entry, state) for entry in spec.roce.devices if not select_rdma(entry.match, state)]
-    for device, entries in _entries_by_device(spec.roce.devices, state).items():
+    claimed = _entries_by_device(spec.roce.devices, state)
+    for device, entries in claimed.items():
         if len(entries) > 1:
             obstacles.append(claimed_twice(device, entries))
             continue
@@ -152,7 +155,12 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
             elif port.link_layer == ETHERNET:
                 steps += port_steps(device, port, entries[0])
     netns, problem = netns_wish(spec.roce.netns, state)
-    return Wish((*netns, *steps), (*obstacles, *problem))
+    alone = {device: entries[0] for device, entries in claimed.items() if len(entries) == 1}
+    renamed, unnamed = name_steps(alone, state)
+    moved = {step.subject for step in renamed}  # they are set up in the next pass, under their new names
+    kept = tuple(step for step in steps if step.subject not in moved)
+    access = node_steps(state) if spec.roce.user_access else ()
+    return Wish((*netns, *renamed, *kept, *access), (*obstacles, *unnamed, *problem))
 
 
 def _entries_by_device(entries: tuple[RoceEntry, ...], state: NodeState) -> Mapping[str, tuple[RoceEntry, ...]]:
@@ -178,6 +186,8 @@ def port_steps(device: str, port: RdmaPort, entry: RoceEntry) -> Iterator[Step]:
 
 def refused(device: str, port: RdmaPort, entry: RoceEntry, state: NodeState) -> Obstacle | None:
     """Why an entry cannot become steps on a port."""
+    if port.link_layer != ETHERNET and (entry.mode, entry.tos, entry.traffic_class) == (None, None, None):
+        return None
     if port.link_layer != ETHERNET:
         advice = "match Ethernet devices only; InfiniBand has service levels instead"
         return _obstacle(device, f"port {port.port} is {port.link_layer}, which has no RoCE", advice)

@@ -186,6 +186,7 @@ class KernelState:
     faults: tuple[Fault, ...] = ()
     unbind_locks: tuple[str, ...] = ()
     markings: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)  # RoCE mode, ToS, class by RDMA device
+    rdma_names: Mapping[str, str] = field(default_factory=dict)  # by PCI address where a device was renamed
     eswitch: Mapping[str, str] = field(default_factory=dict)  # mode by PCI address where it is not legacy
     devlink: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # parameters that were written, by address
     rules: tuple[str, ...] = ()  # routing rules by source

@@ -16,7 +16,7 @@ from nodeagent.host.files import ABSENT, LocalFiles, host_error, host_errors, ro
 from nodeagent.host.link_ports import LinkAddressing, LinkSettings
 from nodeagent.host.link_setup import not_restored
 from nodeagent.host.netlink import NO_SUCH_INTERFACE
-from nodeagent.host.ports import Dcb, Devlink, Functions
+from nodeagent.host.ports import Dcb, Devlink, Functions, RdmaDevices
 from nodeagent.host.processes import ProcProcesses
 from nodeagent.host.sriov import SysfsFunctions
 from nodeagent.simulation.addressing import SimulatedAddressing, renamed
@@ -27,6 +27,8 @@ from nodeagent.simulation.holders import OpenDevice, device_behind, read_node, r
 from nodeagent.simulation.kernel_state import FakeProcess, Interface, KernelState, edited
 from nodeagent.simulation.link_settings import SimulatedLinkSettings
 from nodeagent.simulation.link_setup import setup_of, uses_of, with_setup
+from nodeagent.simulation.rdma_devices import SimulatedRdmaDevices
+from nodeagent.simulation.reactions import rdma_slots
 from nodeagent.simulation.roce import ConfigfsView, SimulatedRoce
 from nodeagent.simulation.tree_modules import proc_modules, shown_references
 from nodeagent.simulation.tree_network import COUNTERS, port_is_active
@@ -162,7 +164,7 @@ class SimulatedFiles(LocalFiles):
 
     def _counted(self, state: KernelState, rdma: str, counter: str) -> int:
         """Traffic of an active port since boot, by a fixed rate; nothing is written for it to move."""
-        slot = next(slot for slot in self._kernel.profile.nics if slot.rdma == rdma)
+        slot = next(slot for slot in rdma_slots(state, self._kernel.profile) if slot.rdma == rdma)
         rate = next((rate for name, _, rate in COUNTERS if name == counter), 0)
         return int(rate * (time.time() - state.booted_at)) if port_is_active(state, slot) else 0
 
@@ -178,6 +180,7 @@ class SimulatedLinks(SimulatedRoce):
         self.devlink: Devlink = SimulatedDevlink(kernel, SimulatedFiles(kernel))
         self.settings: LinkSettings = SimulatedLinkSettings(kernel)
         self.addressing: LinkAddressing = SimulatedAddressing(kernel)
+        self.rdma: RdmaDevices = SimulatedRdmaDevices(kernel)
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         found = ((name, uses_of(interface)) for name, interface in self._kernel.state.interfaces.items())

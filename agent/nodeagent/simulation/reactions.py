@@ -127,6 +127,7 @@ def unbound(state: KernelState, address: str) -> KernelState:
     return replace(
         state,
         drivers=edited(state.drivers, **dict.fromkeys(gone)),
+        rdma_names=edited(state.rdma_names, **{address: None}),
         overrides=edited(state.overrides, **dict.fromkeys(virtual)),
         vf_settings=edited(state.vf_settings, **dict.fromkeys(virtual)),
         vfs=edited(state.vfs, **{address: None}),
@@ -152,7 +153,8 @@ def rdma_slots(state: KernelState, profile: Profile) -> tuple[Slot, ...]:
     """The functions that have an RDMA device now: bound to mlx5_core while mlx5_ib is there."""
     if "mlx5_ib" not in state.modules:
         return ()
-    return tuple(slot for slot in profile.nics if slot.rdma and state.drivers.get(slot.pci_address) == "mlx5_core")
+    slots = (slot for slot in profile.nics if slot.rdma and state.drivers.get(slot.pci_address) == "mlx5_core")
+    return tuple(replace(slot, rdma=state.rdma_names.get(slot.pci_address, slot.rdma)) for slot in slots)
 
 
 def mac_of(slot: Slot) -> str:

@@ -127,7 +127,7 @@ def _port(state: KernelState, slot: Slot, folder: str) -> Entries:
         ("phys_state", "5: LinkUp" if active else "3: Disabled"),
         ("link_layer", slot.link_layer),
         ("rate", _RATES[CARDS[slot.card].speed_mbps]),
-        ("lid", "0x0" if ethernet else f"0x{16 + int(slot.rdma[5:]):x}"),
+        ("lid", "0x0" if ethernet else f"0x{int(slot.pci_address[5:7], 16):x}"),
         ("sm_lid", "0x0" if ethernet else "0x1"),
     ):
         yield f"{folder}/{name}", line(text)

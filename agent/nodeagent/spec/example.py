@@ -210,7 +210,10 @@ _EVERY_KEY = Example(
         ],
         "pcie": {"max_read_request": 4096, "relaxed_ordering": True, "acs_redirect": True},
         "roce": {
-            "devices": [{"match": "rail:*", "mode": "v2", "tos": 106, "traffic_class": 106}],
+            "devices": [
+                {"match": "rail:*", "name": "mlx5_{rail}", "mode": "v2", "tos": 106, "traffic_class": 106},
+            ],
+            "user_access": True,
             "netns": "shared",
         },
         "devlink": [{"match": "0000:3b:00.0", "parameters": {"enable_roce": True, "flow_steering_mode": "smfs"}}],

@@ -50,6 +50,13 @@ class RoceEntry:
         maximum=255,
         example="106",
     )
+    name: str = key(
+        "Name of the device; {rail} stands for its rail, {netdev} for its interface. Empty: it keeps its name.",
+        default="",
+        example='"mlx5_{rail}"',
+        pattern=r"^$|^([A-Za-z0-9_.-]|\{rail\}|\{netdev\}){1,63}$",
+        expected="letters, digits, _ . - and the blanks {rail} and {netdev}",
+    )
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class Roce:
     """RoCE settings of RDMA devices."""
 
     devices: tuple[RoceEntry, ...] = key("Settings by device; a device is matched by one entry at most.", default=())
+    user_access: bool = key(
+        "Keep the nodes uverbsN and rdma_cm open to every user (mode 0666), as the kernel makes them.", default=False
+    )
     netns: RdmaNetns | None = key(
         "Whether RDMA devices are shared between network namespaces; changes only while there is no other namespace.",
         default=None,

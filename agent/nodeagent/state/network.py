@@ -115,6 +115,26 @@ class Netdev:
     settings: SettingsState = field(default_factory=lambda: MappingProxyType({}))
 
 
+class RdmaObject(StrEnum):
+    """What a program can have on an RDMA device, as RDMA netlink counts it."""
+
+    CONTEXT = "context"
+    QUEUE_PAIR = "queue pair"
+    CONNECTION = "connection"
+    MEMORY_REGION = "memory region"
+
+
+@dataclass(frozen=True)
+class RdmaHolder:
+    """A program with objects on an RDMA device."""
+
+    pid: int
+    objects: tuple[tuple[RdmaObject, int], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in self.objects)
+
+
 @dataclass(frozen=True)
 class RdmaPort:
     """A port of an RDMA device; `state` such as ACTIVE, `active_mtu_bytes` 0 where the kernel does not say.

@@ -11,7 +11,7 @@ from nodeagent.state.containers import Containers
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu, NvidiaDriver
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness, ModuleFile
-from nodeagent.state.network import Netdev, PciFunction, RdmaDevice
+from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, RdmaHolder
 from nodeagent.state.processes import DeviceNode, Process, Service
 from nodeagent.state.topology import PcieNode
 
@@ -33,8 +33,8 @@ class NodeState:
     of the options given at load, for parameters that cannot be read back. `rdma_netns_shared` is None without an RDMA
     stack. `devlink` is read only where the node file asks for it. `nvml_pid` is our NVML worker while it has a
     session open, else None. `link_setups` is what stands on each interface, as (text, what `Links.restore` takes); like
-    processes and services it is read only where a step may take it away. `pcie` are GPUs, NICs and the bridges above
-    them by PCI address, read only where the node file wants something of them. So are `containers` and
+    processes, services and `rdma_holders` it is read only where a step may take it away. `pcie` are GPUs, NICs and the
+    bridges above them by PCI address, read only where the node file wants something of them. So are `containers` and
     `addressing`.
     """
 
@@ -50,6 +50,7 @@ class NodeState:
     addressing: Addressing = field(default_factory=Addressing)
     rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
     rdma_netns_shared: bool | None = None
+    rdma_holders: Mapping[str, tuple[RdmaHolder, ...]] = field(default_factory=lambda: MappingProxyType({}))
     pcie: Mapping[str, PcieNode] = field(default_factory=lambda: MappingProxyType({}))
     devlink: Mapping[str, DevlinkDevice] = field(default_factory=lambda: MappingProxyType({}))
     majors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

@@ -54,3 +54,12 @@ class Service:
     unit: str
     active: bool
     pids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class MemoryLock:
+    """How much memory a service's process may lock (RLIMIT_MEMLOCK, soft), None for no limit."""
+
+    unit: str
+    pid: int
+    soft_bytes: int | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,18 +17,36 @@ from nodeagent.host.gid_facts import read_gids
 from nodeagent.host.kmod import LibKmod
 from nodeagent.host.link_facts import read_netdevs, read_rdma
 from nodeagent.host.links import RtnlLinks
+from nodeagent.host.local import open_host
 from nodeagent.host.rdma_netlink import get_netns_shared, read_netns_shared
 from nodeagent.host.verbs import Verbs
+from nodeagent.plan.convergence import converge, goal_of
+from nodeagent.plan.executor import Context
+from nodeagent.plan.journal import Journal
+from nodeagent.plan.observing import Observer
 from nodeagent.resources.gid_selection import choose_gid
 from nodeagent.resources.rdma_proof import doubts, path_mtu
+from nodeagent.spec.reader import read_spec
 from nodeagent.state.gids import ROCE_V1, ROCE_V2, Family
 from nodeagent.state.verbs import Effort, Endpoint
+from sim_node import Told, text_of
 from vm.guest import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FEW = Effort(round_trips=20, writes=4, deadline_seconds=60.0)
+
+
+HOLDER = """
+import sys
+from pyverbs import device, enums, mr, pd
+context = device.Context(name="rxe0")
+domain = pd.PD(context)
+region = mr.MR(domain, 4096, enums.IBV_ACCESS_LOCAL_WRITE)
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 def run(*commands: str) -> None:
@@ -118,6 +137,37 @@ def test_network_namespace_mode(rail: str) -> None:
     finally:
         run("ip netns delete other")
     assert read_netns_shared(files) is True
+
+
+def test_a_device_gets_the_name_that_the_node_file_wants(rail: str, tmp_path: Path) -> None:
+    """The defaults of rdma_cm follow the device, and a program that has it open is named and held up for."""
+    file = tmp_path / "node.yaml"
+    wish = "version: 1\nroce: {devices: [{match: rail0, name: 'roce_{netdev}', tos: 106}]}\n"
+    file.write_text(wish)
+    host = open_host(10.0)
+    links = RtnlLinks(host.files)
+    context = Context(Observer(host), Journal(host.files), Told())
+    goal = goal_of(read_spec(str(file)), only=("roce",))
+    holder = subprocess.Popen(["/usr/bin/python3", "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"ready\n"
+        (found,) = links.rdma.holders()[rail]
+        assert (found.pid, str(found)) == (holder.pid, "1 context, 1 memory region")
+        assert f"process {holder.pid}" in text_of(converge(goal, context).plan)
+    finally:
+        holder.communicate()
+    assert links.rdma.holders() == {rail: ()}
+    try:
+        outcome = converge(goal, context)
+        assert outcome.plan.converged, text_of(outcome.plan)
+        (device,) = read_rdma(host.files, with_roce=True).values()
+        assert (device.name, device.ports[0].roce_tos) == ("roce_rail0", 106)
+        assert converge(goal, context).steps_taken == 0
+        with pytest.raises(GoneError, match="no such rdma device"):
+            links.rdma.rename(rail, "other")
+    finally:
+        run("rdma dev set roce_rail0 name rxe0")
 
 
 def test_the_commands_on_a_real_port(rail: str, capsys: pytest.CaptureFixture[str]) -> None:
