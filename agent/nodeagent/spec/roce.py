@@ -64,11 +64,11 @@ class Roce:
     """RoCE settings of RDMA devices."""
 
     devices: tuple[RoceEntry, ...] = key("Settings by device; a device is matched by one entry at most.", default=())
-    user_access: bool = key(
-        "Keep the nodes uverbsN and rdma_cm open to every user (mode 0666), as the kernel makes them.", default=False
-    )
     netns: RdmaNetns | None = key(
         "Whether RDMA devices are shared between network namespaces; changes only while there is no other namespace.",
         default=None,
         example="shared",
+    )
+    user_access: bool = key(
+        "Keep the nodes uverbsN and rdma_cm open to every user (mode 0666), as the kernel makes them.", default=False
     )
