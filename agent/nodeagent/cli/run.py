@@ -19,6 +19,7 @@ from nodeagent.cli.progress import Progress
 from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
 from nodeagent.errors import GoneError
 from nodeagent.host.ethtool_facts import DriverStatistics
+from nodeagent.host.link_watch import LinkWatch
 from nodeagent.host.notify import Notifier
 from nodeagent.host.paths import CONTROL_SOCKET
 from nodeagent.host.udev import UdevWatch
@@ -89,10 +90,10 @@ def _identity(target: Target, path: str) -> Identity:
 
 
 def _supervisor(observer: Observer, spec: NodeSpec, identity: Identity, notifier: Notifier, style: Style) -> Supervisor:
-    watch = UdevWatch() if not identity.simulated else None
-    waker = Waker(watch)
+    watch, links = (UdevWatch(), LinkWatch()) if not identity.simulated else (None, None)
+    waker = Waker(watch, links)
     waker.handle_signals()
-    degraded = (watch.degraded,) if watch and watch.degraded else ()
+    degraded = tuple(one.degraded for one in (watch, links) if one and one.degraded)
     return Supervisor(
         observer=observer,
         spec=spec,

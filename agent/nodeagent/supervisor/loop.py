@@ -133,7 +133,7 @@ class Supervisor:
         now = time.monotonic()
         settled = max(now + DEBOUNCE_SECONDS, self._ended + EVENT_REST_SECONDS)
         for reason in reasons - {Wake.TIMER}:
-            self._schedule.ask(reason.value, settled if reason is Wake.UDEV else now)
+            self._schedule.ask(reason.value, settled if reason in (Wake.UDEV, Wake.LINK) else now)
 
     def _reload(self) -> None:
         """Read the node file again; a bad one is reported and the last good one stays in force."""

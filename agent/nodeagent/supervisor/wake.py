@@ -1,4 +1,4 @@
-"""What wakes the loop: time, signals, udev, a changed node file, the control socket; it only schedules a pass."""
+"""What wakes the loop: time, signals, udev, interfaces, the node file, the control socket; it only schedules a pass."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Wake(StrEnum):
     RELOAD = "reload"  # SIGHUP, or asked by the control socket
     FILE = "node file changed"
     UDEV = "udev"
+    LINK = "link changed"  # rtnetlink
     MIG = "mig layout changed"  # NVML's event
     ASKED = "asked"  # control socket
     STOP = "stop"
@@ -37,10 +38,10 @@ class EventSource(Protocol):
 class Waker:
     """Collects wake-ups from other threads and signal handlers in a pipe the loop can wait on."""
 
-    def __init__(self, source: EventSource | None = None) -> None:
+    def __init__(self, source: EventSource | None = None, links: EventSource | None = None) -> None:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._pending: set[Wake] = set()
-        self._source = source
+        self._sources = {Wake.UDEV: source, Wake.LINK: links}
 
     def wake(self, reason: Wake) -> None:
         """May be called from any thread and from a signal handler."""
@@ -54,13 +55,14 @@ class Waker:
         Each wake-up is added before its byte is written, and the pipe is emptied before the set is: so none is lost,
         and one that comes between costs an empty round at most.
         """
-        events = self._source.descriptor if self._source else None
-        watched = [self._reader] if events is None else [self._reader, events]
-        readable, _, _ = select.select(watched, [], [], max(0.0, seconds))
+        found = ((why, one) for why, one in self._sources.items() if one is not None)
+        sources = {number: (why, one) for why, one in found if (number := one.descriptor) is not None}
+        readable, _, _ = select.select([self._reader, *sources], [], [], max(0.0, seconds))
         if self._reader in readable:
             os.read(self._reader, 4096)
-        if self._source and events in readable and self._source.drain():
-            self._pending.add(Wake.UDEV)
+        for events in readable:
+            if events in sources and sources[events][1].drain():
+                self._pending.add(sources[events][0])
         taken = frozenset(self._pending)
         self._pending -= taken
         return taken
