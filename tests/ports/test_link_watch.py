@@ -97,7 +97,8 @@ def seen():
     shown = [subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
              for words in ("-o address show dev ens1 scope global", "-4 route show proto 110 table all",
                            "-6 route show proto 110 table all", "rule show")]
-    return [" ".join(word for word in text.split() if word not in ("linkdown", "3:", "4:", "5:", "6:")) for text in shown]
+    changing = ("linkdown", "3:", "4:", "5:", "6:")
+    return [" ".join(word for word in text.split() if word not in changing) for text in shown]
 
 assert len(agree()) == 10
 assert agree() == []
