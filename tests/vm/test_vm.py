@@ -29,7 +29,11 @@ BOOTS = (
     Boot("service", tests=("test_service.py", "test_services_contract.py"), manager="systemd"),
     Boot("mig-boot", tests=("test_mig_boot.py",), manager="systemd"),
     Boot("stock", tests=("test_modules.py", "test_facts.py", "test_contract.py", "test_processes_contract.py")),
-    Boot("network", tests=("test_qos.py", "test_rdma.py", "test_restore.py", "test_pcie.py"), devices=PCIE_CARD),
+    Boot(
+        "network",
+        tests=("test_qos.py", "test_rdma.py", "test_restore.py", "test_pcie.py", "test_rdma_peer.py"),
+        devices=PCIE_CARD,
+    ),
     Boot("sriov", tests=("test_sriov.py",), arguments="intel_iommu=on pci=realloc", devices=SRIOV_CARD),
     Boot("locked-down", tests=("test_signatures.py",), arguments="lockdown=integrity module_blacklist=psample"),
 )

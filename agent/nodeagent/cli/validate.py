@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from nodeagent.cli import validate_peer
 from nodeagent.cli.output import Style, columns, emit, style_for
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import HostError, UsageError
 from nodeagent.host.gid_facts import read_gids
 from nodeagent.host.ports import Files
 from nodeagent.host.verbs import Verbs
-from nodeagent.resources.gid_selection import choose_gid
+from nodeagent.resources.gid_selection import GidChoice, choose_gid
 from nodeagent.resources.link_selection import select_rdma, what_there_is
 from nodeagent.resources.rdma_proof import doubts
 from nodeagent.state.gids import Family
@@ -26,10 +27,15 @@ _EPILOG = """\
 Each port sends to itself: two queue pairs, the GID that `nodeagent roce gids` chooses, the path MTU of the port.
 The times are those of this program, not of the NIC alone.
 
+With --listen on one node and --connect on another, traffic goes between them: both exchange what they need over TCP,
+then send messages to and fro, write memory, and compare what came.
+
 exit codes: 0 traffic went through every port, 1 not through all
 
 examples:
   nodeagent validate rdma
+  nodeagent validate rdma --listen --match rail:0
+  nodeagent validate rdma --connect node-17 --match rail:0
   nodeagent validate rdma --match 'rail:*' -o json
 """
 _FORMATTER = argparse.RawDescriptionHelpFormatter
@@ -49,6 +55,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         "--round-trips", type=int, default=Effort().round_trips, metavar="N", help="small messages to send"
     )
     rdma.add_argument("--writes", type=int, default=Effort().writes, metavar="N", help="writes of 1 MiB to send")
+    validate_peer.add_options(rdma)
     add_target_options(rdma)
     rdma.set_defaults(run=run_rdma)
 
@@ -58,6 +65,8 @@ def run_rdma(arguments: argparse.Namespace) -> int:
         raise UsageError("validate rdma: a simulated node has no NICs that traffic could go through")
     if arguments.round_trips < 1 or arguments.writes < 1:
         raise UsageError("validate rdma: expected at least 1 for --round-trips and --writes")
+    if arguments.listen is not None or arguments.connect:
+        return _run_peer(arguments)
     with target_of(arguments).observer() as observer:
         state = observer.observe(())
         ports = _ports(arguments, state)
@@ -66,6 +75,28 @@ def run_rdma(arguments: argparse.Namespace) -> int:
     style = style_for(arguments, sys.stdout)
     emit({"ports": found}, arguments.output, lambda: _text(found, style))
     return 0 if found and all(one["ok"] for one in found) else 1
+
+
+def _run_peer(arguments: argparse.Namespace) -> int:
+    """One port of this node to one of another."""
+    with target_of(arguments).observer() as observer:
+        state = observer.observe(())
+        active = [found for found in _ports(arguments, state) if found[1].state == ACTIVE]
+        if len(active) != 1:
+            names = ", ".join(f"{device} port {port.port}" for device, port in active) or "none"
+            raise UsageError(f"validate rdma: expected one active port, found {names}; choose it with --match")
+        device, port = active[0]
+        look = _Look(arguments, state, observer.host.files)
+        gids = read_gids(look.files, device, port.port) if port.link_layer == ETHERNET else ()
+        choice = choose_gid(gids, port.netdev, look.family)
+    if port.link_layer == ETHERNET and choice.gid is None:
+        raise UsageError(f"validate rdma: {device} port {port.port}: {choice.reason}")
+    return validate_peer.run(arguments, _endpoint(device, port, choice), choice.gid, look.effort)
+
+
+def _endpoint(device: str, port: RdmaPort, choice: GidChoice) -> Endpoint:
+    index = choice.gid.index if choice.gid is not None else None
+    return Endpoint(device, port.port, index, port.traffic_class or port.roce_tos or 0)
 
 
 class _Look:
@@ -94,9 +125,8 @@ def _prove(verbs: Verbs | None, device: str, port: RdmaPort, look: _Look) -> dic
     if port.link_layer == ETHERNET and choice.gid is None:
         return document | {"problem": choice.reason}
     index = choice.gid.index if choice.gid is not None else None
-    endpoint = Endpoint(device, port.port, index, port.traffic_class or port.roce_tos or 0)
     try:
-        result = verbs.ping_pong(endpoint, look.effort)
+        result = verbs.ping_pong(_endpoint(device, port, choice), look.effort)
     except HostError as error:
         return document | {"gidIndex": index, "problem": str(error)}
     return document | {

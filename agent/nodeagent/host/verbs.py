@@ -61,7 +61,7 @@ class Verbs:
                 bandwidth = _bandwidth(pair, effort)
                 attributes = pair.attributes
         except self.error as error:
-            raise _refusal(subject, error) from error
+            raise refusal(subject, error) from error
         halves = [seconds * 1e6 / 2 for seconds in times]
         return VerbsResult(
             gid=pair.gid,
@@ -98,7 +98,13 @@ def mtu_bytes(code: int) -> int:
     return 128 << code
 
 
-def _refusal(subject: str, error: Exception) -> HostError:
+def mtu_code(size: int) -> int:
+    """The enum ibv_mtu of a size in bytes."""
+    return (size // 128).bit_length() - 1
+
+
+def refusal(subject: str, error: Exception) -> HostError:
+    """The agent's error for one of pyverbs."""
     number = max(0, getattr(error, "error_code", 0) or 0)
     reason = str(error).partition(". Errno:")[0].strip().rstrip(".").lower()
     if number:
@@ -107,7 +113,7 @@ def _refusal(subject: str, error: Exception) -> HostError:
 
 
 @dataclass
-class _Side:
+class Side:
     """One queue pair with its completion queue and memory."""
 
     qp: Any
@@ -115,13 +121,23 @@ class _Side:
     mr: Any
 
 
+@dataclass(frozen=True)
+class Path:
+    """Where a queue pair sends: the peer's GID, queue pair and LID, and the MTU as an enum ibv_mtu."""
+
+    gid: str
+    number: int
+    lid: int
+    mtu: int
+
+
 @dataclass
 class _Pair:
     """Two sides, connected."""
 
     verbs: Verbs
-    one: _Side
-    other: _Side
+    one: Side
+    other: Side
     attributes: Any
     gid: str
     subject: str
@@ -131,49 +147,51 @@ class _Pair:
 def _pair(verbs: Verbs, endpoint: Endpoint) -> Iterator[_Pair]:
     """Everything is released in reverse order at the end, and before an error leaves the block."""
     with ExitStack() as stack:
-        context = _kept(stack, verbs.device.Context(name=endpoint.device))
+        context = kept(stack, verbs.device.Context(name=endpoint.device))
         attributes = context.query_port(endpoint.port)
-        domain = _kept(stack, verbs.pd.PD(context))
-        sides = [_side(verbs, stack, context, domain, endpoint.port) for _ in range(2)]
+        sides = [side(verbs, stack, context, endpoint.port) for _ in range(2)]
         gid = str(context.query_gid(endpoint.port, endpoint.gid_index or 0))
-        for side, peer in (sides, sides[::-1]):
-            side.qp.to_rts(_connection(verbs, endpoint, attributes, (gid, peer.qp.qp_num)))
+        for one, peer in (sides, sides[::-1]):
+            path = Path(gid, peer.qp.qp_num, attributes.lid, attributes.active_mtu)
+            one.qp.to_rts(connection(verbs, endpoint, path))
         yield _Pair(verbs, sides[0], sides[1], attributes, gid, f"{endpoint.device} port {endpoint.port}")
 
 
-def _kept(stack: ExitStack, thing: Any) -> Any:
+def kept(stack: ExitStack, thing: Any) -> Any:
+    """The same thing, closed when the stack ends."""
     stack.callback(thing.close)
     return thing
 
 
-def _side(verbs: Verbs, stack: ExitStack, context: Any, domain: Any, port: int) -> _Side:
+def side(verbs: Verbs, stack: ExitStack, context: Any, port: int) -> Side:
+    """A queue pair that is not connected yet, with what it needs."""
+    domain = kept(stack, verbs.pd.PD(context))
     enums, size = verbs.enums, Effort().write_bytes
     access = enums.IBV_ACCESS_LOCAL_WRITE | enums.IBV_ACCESS_REMOTE_WRITE
-    queue = _kept(stack, verbs.cq.CQ(context, 2 * SLOTS))
-    memory = _kept(stack, verbs.mr.MR(domain, size, access))
+    queue = kept(stack, verbs.cq.CQ(context, 2 * SLOTS))
+    memory = kept(stack, verbs.mr.MR(domain, size, access))
     capacity = verbs.qp.QPCap(max_send_wr=SLOTS, max_recv_wr=SLOTS)
     wanted = verbs.qp.QPInitAttr(qp_type=enums.IBV_QPT_RC, scq=queue, rcq=queue, cap=capacity)
     initial = verbs.qp.QPAttr(port_num=port)
     initial.qp_access_flags = access
-    return _Side(_kept(stack, verbs.qp.QP(domain, wanted, initial)), queue, memory)
+    return Side(kept(stack, verbs.qp.QP(domain, wanted, initial)), queue, memory)
 
 
-def _connection(verbs: Verbs, endpoint: Endpoint, attributes: Any, peer: tuple[str, int]) -> Any:
-    """What both state changes to "ready to send" need; the peer is (GID, queue pair number)."""
+def connection(verbs: Verbs, endpoint: Endpoint, path: Path) -> Any:
+    """What both state changes to "ready to send" need."""
     enums = verbs.enums
-    gid, number = peer
     route = verbs.addr.GlobalRoute(
-        dgid=verbs.addr.GID(gid),
+        dgid=verbs.addr.GID(path.gid),
         sgid_index=endpoint.gid_index or 0,
         hop_limit=HOP_LIMIT,
         traffic_class=endpoint.traffic_class,
     )
     is_global = int(endpoint.gid_index is not None)
     wanted = verbs.qp.QPAttr(port_num=endpoint.port)
-    wanted.ah_attr = verbs.addr.AHAttr(gr=route, is_global=is_global, dlid=attributes.lid, port_num=endpoint.port)
+    wanted.ah_attr = verbs.addr.AHAttr(gr=route, is_global=is_global, dlid=path.lid, port_num=endpoint.port)
     wanted.qp_access_flags = enums.IBV_ACCESS_LOCAL_WRITE | enums.IBV_ACCESS_REMOTE_WRITE
-    wanted.dest_qp_num = number
-    wanted.path_mtu = attributes.active_mtu
+    wanted.dest_qp_num = path.number
+    wanted.path_mtu = path.mtu
     wanted.max_rd_atomic = wanted.max_dest_rd_atomic = 1
     wanted.min_rnr_timer, wanted.timeout, wanted.retry_cnt, wanted.rnr_retry = 12, 14, 7, 7
     return wanted
@@ -201,11 +219,11 @@ def _round_trips(pair: _Pair, effort: Effort) -> list[float]:
     return times
 
 
-def _element(pair: _Pair, side: _Side, length: int, slot: int = 0) -> Any:
+def _element(pair: _Pair, side: Side, length: int, slot: int = 0) -> Any:
     return pair.verbs.wr.SGE(side.mr.buf + slot * MESSAGE_BYTES, length, side.mr.lkey)
 
 
-def _send(pair: _Pair, side: _Side) -> None:
+def _send(pair: _Pair, side: Side) -> None:
     enums, wr = pair.verbs.enums, pair.verbs.wr
     request = wr.SendWR(
         opcode=enums.IBV_WR_SEND,
@@ -238,22 +256,30 @@ def _bandwidth(pair: _Pair, effort: Effort) -> float:
     return done * size * 8 / (time.perf_counter() - started) if done else 0.0
 
 
-def _completions(pair: _Pair, side: _Side, wanted: int, end: float) -> int:
-    """Wait for at least this many completions; a failed one is an error in its own words."""
-    found = 0
-    while found < wanted:
-        count, completions = side.cq.poll(wanted)
-        for completion in completions[:count]:
-            if completion.status != pair.verbs.enums.IBV_WC_SUCCESS:
-                raise HostError(OPERATION, pair.subject, _failed(pair, completion.status), ADVICE_FAILED)
-        found += count
+def _completions(pair: _Pair, side: Side, wanted: int, end: float) -> int:
+    return len(completions(pair.verbs, side, pair.subject, (wanted, end)))
+
+
+def completions(verbs: Verbs, side: Side, subject: str, until: tuple[int, float]) -> list[int]:
+    """Wait for at least so many completions, until a moment; what each was of (enum ibv_wc_opcode).
+
+    A failed one is an error in its own words.
+    """
+    wanted, end = until
+    found: list[int] = []
+    while len(found) < wanted:
+        count, completed = side.cq.poll(wanted - len(found))
+        for completion in completed[:count]:
+            if completion.status != verbs.enums.IBV_WC_SUCCESS:
+                raise HostError(OPERATION, subject, _failed(verbs, completion.status), ADVICE_FAILED)
+            found.append(completion.opcode)
         if not count and time.monotonic() > end:
-            raise DeadlineError(OPERATION, pair.subject, "no completion in time; " + ADVICE_FAILED)
+            raise DeadlineError(OPERATION, subject, "no completion in time; " + ADVICE_FAILED)
     return found
 
 
 ADVICE_FAILED = "check that the port is active and that the GID's address is still on its interface"
 
 
-def _failed(pair: _Pair, status: int) -> str:
-    return f"a message was not delivered (completion status: {pair.verbs.cq.cqe_status_to_str(status).lower()})"
+def _failed(verbs: Verbs, status: int) -> str:
+    return f"a message was not delivered (completion status: {verbs.cq.cqe_status_to_str(status).lower()})"

@@ -36,3 +36,19 @@ class VerbsResult:
     latency_median_us: float
     latency_worst_us: float
     bandwidth_bps: float
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """What traffic between two nodes showed: GIDs and MTUs of both ends, times for half a round trip."""
+
+    peer: str
+    gid: str
+    peer_gid: str
+    mtu_bytes: int
+    own_mtu_bytes: int
+    peer_mtu_bytes: int
+    round_trips: int
+    latency_median_us: float
+    latency_worst_us: float
+    bandwidth_bps: float
