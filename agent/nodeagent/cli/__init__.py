@@ -27,7 +27,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "roce": ("roce", "GIDs, RoCE mode, counters and NCCL settings of the RDMA NICs"),
     "cdi": ("cdi", "print, list and check the CDI specifications that give devices to containers"),
     "validate": ("validate", "prove that the hardware works, with real traffic"),
-    "config": ("config", "validate a node file, print its schema, an example"),
+    "config": ("config", "validate a node file, print its schema, an example, import other files"),
     "simulate": ("simulate", "profiles, jobs and faults of a simulated node"),
     "version": ("about", "print the version"),
     "completion": ("about", "print a shell completion script"),

@@ -18,6 +18,7 @@ EXAMPLES = """\
 examples:
   nodeagent config validate /etc/nodeagent/node.yaml
   nodeagent config example dgx-a100 > node.yaml
+  nodeagent config import config.json > node.yaml
   nodeagent config schema > node.schema.json
 """
 
@@ -35,7 +36,9 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     _add(verbs, common, "show", "print a node file with all defaults filled in", show)
     _add(verbs, common, "example", "print a commented node file", example)
     _add(verbs, common, "schema", "print the JSON Schema of the node file", schema)
+    _add(verbs, common, "import", "print a node file made from another program's file", import_)
     _add(verbs, common, "reference", "print the reference page of the node file (Markdown)", reference)
+    verbs.choices["import"].add_argument("file", metavar="FILE", help="the other program's file, - for standard input")
     verbs.choices["validate"].add_argument("files", metavar="FILE", nargs="+", help="node file, - for standard input")
     verbs.choices["show"].add_argument(
         "file", metavar="FILE", nargs="?", default=NODE_FILE, help="default: %(default)s"
@@ -63,6 +66,13 @@ _EPILOGS = {
     "show": "examples:\n  nodeagent config show\n  nodeagent config show -o json node.yaml",
     "example": "examples:\n  nodeagent config example --list\n  nodeagent config example dgx-a100 > node.yaml",
     "schema": "examples:\n  nodeagent config schema > node.schema.json",
+    "import": (
+        "Reads config.json of the RDMA shared device plugin (also in a ConfigMap), NicConfigurationTemplate,\n"
+        "SriovNetworkNodePolicy, and lines such as roce_enable=true or openib.conf's. What has no counterpart is a\n"
+        "comment with its place; a mistake in the file is an error (exit 2).\n\n"
+        "examples:\n  nodeagent config import config.json > node.yaml\n"
+        "  kubectl get sriovnetworknodepolicy rail -o yaml | nodeagent config import -"
+    ),
     "reference": "examples:\n  nodeagent config reference > docs/node-file.md",
 }
 
@@ -128,4 +138,17 @@ def reference(arguments: argparse.Namespace) -> int:
 
     page = reference_page()
     emit({"page": page}, arguments.output, page.rstrip)
+    return 0
+
+
+def import_(arguments: argparse.Namespace) -> int:
+    """Raises SpecError when the file is wrong, or of no known kind."""
+    from nodeagent.spec import importing, reader, render  # noqa: PLC0415 - brings YAML in
+
+    name = "standard input" if arguments.file == "-" else arguments.file
+    text = sys.stdin.read() if arguments.file == "-" else reader.read_text(arguments.file)
+    imported = importing.import_text(text, name)
+    document = {"document": imported.document, "remarks": [remark._asdict() for remark in imported.remarks]}
+    lines = [f"# {remark}" for remark in imported.remarks]
+    emit(document, arguments.output, lambda: "\n".join([*lines, render.render(imported.document).rstrip()]))
     return 0
