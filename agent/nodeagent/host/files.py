@@ -161,6 +161,14 @@ class LocalFiles:
         if node is not None and self.target(_char_link(node)) == os.path.basename(path):
             self.remove(_char_link(node))
 
+    def mode(self, path: str) -> int | None:
+        try:
+            return stat.S_IMODE(os.stat(self._at(path)).st_mode)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise host_error("look at", path, error) from error
+
     def device_node(self, path: str) -> DeviceNode | None:
         try:
             found = os.lstat(self._at(path))

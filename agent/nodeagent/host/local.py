@@ -9,6 +9,7 @@ def open_host(nvml_deadline_seconds: float) -> Host:
     """The real machine; no adapter touches it before its first call. An NVML call may take the given seconds."""
     # Imported here: commands that need no machine must not pay for libkmod and the worker.
     from nodeagent.host.clock import RealClock  # noqa: PLC0415
+    from nodeagent.host.container_runtimes import LocalRuntimes  # noqa: PLC0415
     from nodeagent.host.files import LocalFiles  # noqa: PLC0415
     from nodeagent.host.kernel_log import KmsgLog  # noqa: PLC0415
     from nodeagent.host.kmod import LibKmod  # noqa: PLC0415
@@ -18,13 +19,15 @@ def open_host(nvml_deadline_seconds: float) -> Host:
     from nodeagent.host.services import Systemd  # noqa: PLC0415
 
     files, clock = LocalFiles(), RealClock()
+    services = Systemd(files, clock)
     return Host(
         files=files,
         kmod=LibKmod.real(),
         nvml=WorkerNvml(deadline_seconds=nvml_deadline_seconds),
         links=RtnlLinks(files),
         processes=ProcProcesses(files),
-        services=Systemd(files, clock),
+        services=services,
         kernel_log=KmsgLog(),
         clock=clock,
+        runtimes=LocalRuntimes(services),
     )

@@ -102,3 +102,21 @@ DRIVER_DATA = (
 CDI_STATIC = "/etc/cdi"
 CDI_DYNAMIC = "/var/run/cdi"
 CDI_DYNAMIC_TOO = "/run/cdi"  # the same directory on every machine whose /var/run is a link
+
+CONTAINERD_CONFIG = "/etc/containerd/config.toml"
+CONTAINERD_DROP_IN = "/etc/containerd/conf.d/99-nodeagent.toml"
+# k3s and RKE2 write containerd's configuration anew from a template at every start (docs.k3s.io, advanced options).
+RANCHER_CONFIGS = (
+    "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
+    "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
+)
+CRIO_CONFIG = "/etc/crio/crio.conf"
+CRIO_DROP_INS = ("/usr/share/crio/crio.conf.d", "/etc/crio/crio.conf.d")
+CRIO_DROP_IN = "/etc/crio/crio.conf.d/99-nodeagent.conf"
+DOCKER_CONFIG = "/etc/docker/daemon.json"
+PODMAN_CONFIGS = ("/usr/share/containers/containers.conf", "/etc/containers/containers.conf")
+PODMAN_DROP_INS = "/etc/containers/containers.conf.d"
+PODMAN_DROP_IN = "/etc/containers/containers.conf.d/50-nodeagent.conf"
+NVIDIA_RUNTIME = "/usr/bin/nvidia-container-runtime"
+BACKUPS = STATE_DIRECTORY + "/backup"
+RESTARTS_DUE = STATE_DIRECTORY + "/restart-due"

@@ -59,6 +59,9 @@ class Files(Protocol):
     def remove(self, path: str) -> None:
         """Remove a file or device node; nothing happens if it is absent."""
 
+    def mode(self, path: str) -> int | None:
+        """Permission bits of what the path leads to, None if there is nothing."""
+
     def device_node(self, path: str) -> DeviceNode | None:
         """The character device at this path, None if there is none."""
 
@@ -293,6 +296,22 @@ class Services(Protocol):
     def start(self, unit: str) -> None: ...
 
 
+class ContainerRuntimes(Protocol):
+    """Container runtimes by name: containerd, crio, docker, podman."""
+
+    def version(self, name: str) -> str:
+        """What the runtime says of itself, "" where it is not installed or does not say."""
+
+    def is_active(self, name: str) -> bool:
+        """Whether its unit runs; False for podman, which has none."""
+
+    def verify(self, name: str, path: str, text: str) -> None:
+        """Have the runtime itself read a configuration, if it can. UnsupportedError with its reason if it refuses."""
+
+    def restart(self, name: str) -> None:
+        """Restart its unit and wait until it is active. HostError if it does not come up."""
+
+
 class KernelLog(Protocol):
     """The kernel's log."""
 
@@ -324,6 +343,7 @@ class Host:
     services: Services
     kernel_log: KernelLog
     clock: Clock
+    runtimes: ContainerRuntimes
 
 
 def number(node: DeviceNode) -> DeviceNumber:

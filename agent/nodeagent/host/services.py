@@ -65,6 +65,19 @@ class Systemd:
         """
         self._change("start", unit, frozenset({"active"}))
 
+    def restart(self, unit: str) -> None:
+        """Restart and wait until it is active and no job is left. Errors as of `start`."""
+        if not self._is_there():
+            raise GoneError("restart", unit, "systemd does not run here")
+        self._check("restart", unit, self._run("restart", "--no-block", "--", unit))
+        end = self._clock.monotonic() + self._deadline_seconds
+        while (now := self._unit(unit)).has_job or now.state not in ("active", "inactive", "failed"):
+            if self._clock.monotonic() >= end:
+                raise DeadlineError("restart", unit, f"still {now.state} after {self._deadline_seconds:g} s", ADVICE)
+            self._clock.sleep(POLL_SECONDS)
+        if now.state != "active":
+            raise HostError("restart", unit, f"the unit is {now.state}", ADVICE)
+
     def _change(self, verb: str, unit: str, goal: frozenset[str]) -> None:
         """Queue the job, then watch the unit: a job may be ordered behind the agent's own start, so it never blocks."""
         if not self._is_there():

@@ -16,6 +16,7 @@ from nodeagent.host.pci_facts import read_pci
 from nodeagent.host.ports import Host
 from nodeagent.host.process_facts import read_device_nodes, read_majors
 from nodeagent.host.rdma_netlink import read_netns_shared
+from nodeagent.host.runtime_facts import read_runtimes
 from nodeagent.host.topology_facts import read_topology
 from nodeagent.plan.graph import MODULE_OF_DRIVER
 from nodeagent.plan.quiet import KNOWN_SERVICES
@@ -97,7 +98,10 @@ class Observer:
         """The same state with what containers get from the node."""
         version = state.driver.version if state.driver else ""
         addresses = [gpu.pci_address for gpu in state.gpus.values()]
-        return replace(state, containers=read_containers(self.host.files, query, version, addresses))
+        found = read_containers(self.host.files, query, version, addresses)
+        if query.runtimes:
+            found = replace(found, runtimes=read_runtimes(self.host.files, self.host.runtimes))
+        return replace(state, containers=found)
 
     def add_links(self, state: NodeState, interest: LinkInterest) -> NodeState:
         """The same state with what must be read of interfaces beyond the ordinary: a dump for each group and kind."""

@@ -22,6 +22,8 @@ from nodeagent.resources import (
     qos_steps,
     rdma_names,
     roce,
+    runtime_steps,
+    runtimes,
     sriov,
     sriov_steps,
 )
@@ -42,6 +44,7 @@ RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
     "sriov": sriov.plan,
     "qos": qos.plan,
     "cdi": cdi.plan,  # describes what all of the above has made
+    "runtimes": runtimes.plan,
 }
 
 STEPS: Mapping[str, type[Step]] = {
@@ -96,5 +99,8 @@ STEPS: Mapping[str, type[Step]] = {
         file_steps.RemoveFile,
         file_steps.WriteCdiSpec,
         file_steps.RemoveCdiSpec,
+        runtime_steps.WriteRuntimeConfig,
+        runtime_steps.RestoreRuntimeConfig,
+        runtime_steps.RestartRuntime,
     )
 }

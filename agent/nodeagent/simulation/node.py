@@ -17,6 +17,7 @@ from nodeagent.host import paths
 from nodeagent.host.clock import RealClock
 from nodeagent.host.files import host_errors
 from nodeagent.host.ports import Host, Nvml
+from nodeagent.simulation.container_runtimes import SimulatedRuntimes
 from nodeagent.simulation.installation import claim, first_state, install
 from nodeagent.simulation.kernel import PRIVATE, SimKernel
 from nodeagent.simulation.kernel_state import FakeProcess, KernelState, StateFile, edited
@@ -70,6 +71,7 @@ class SimulatedNode:
             services=SimulatedServices(self.kernel),
             kernel_log=KmsgLog(self.directory),
             clock=RealClock(),
+            runtimes=SimulatedRuntimes(self.directory),
         )
 
     def _nvml(self, kind: str, deadline_seconds: float) -> Nvml:

@@ -61,7 +61,10 @@ class Cdi:
 
 @dataclass(frozen=True)
 class Runtimes:
-    """Container runtimes that must know CDI; `runtimes: {}` looks after those that are installed."""
+    """Container runtimes that must know CDI; `runtimes: {}` looks after those that are installed.
+
+    auto changes what it can and leaves the rest with a remark, on says what is in the way, off changes nothing.
+    """
 
     containerd: Component = key("containerd, also where Docker or a kubelet brings it.", default=Component.AUTO)
     crio: Component = key("CRI-O.", default=Component.AUTO)

@@ -75,10 +75,11 @@ class RdmaNode:
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A configuration file as it is on disk; `problem` says why it cannot be read."""
+    """A configuration file as it is on disk; `problem` says why it cannot be read, `link` where it leads as a link."""
 
     text: str
     mode: int = 0o644
+    link: str = ""
     problem: str = ""
 
 
@@ -87,7 +88,8 @@ class Runtime:
     """An installed container runtime. `version` is empty where its program does not say.
 
     `files` are its configuration and what that imports, in the order in which they count. `restart_due`: it was changed
-    by us and has not been restarted since.
+    by us and has not been restarted since. `generated` is a configuration that another program writes at each start
+    (k3s, RKE2). `nvidia_runtime`: nvidia-container-runtime is installed.
     """
 
     name: str
@@ -95,6 +97,8 @@ class Runtime:
     files: Mapping[str, ConfigFile] = field(default_factory=lambda: MappingProxyType({}))
     active: bool = False
     restart_due: bool = False
+    generated: str = ""
+    nvidia_runtime: bool = False
 
     @property
     def release(self) -> tuple[int, ...]:
