@@ -209,6 +209,7 @@ FACTS = AgentFacts(
     cycle_seconds=MappingProxyType({"gpus": 0.03}),
     cycle_errors=MappingProxyType({"gpus": 0}),
     nvml_hangs=1,
+    nvml_calls=MappingProxyType({"nvmlDeviceGetClockInfo": (30, 0.0015), "nvmlDeviceGetFieldValues": (10, 0.25)}),
 )
 TALLIES = MappingProxyType(
     {"GPU-0": GpuTally({**NO_XIDS, (79, -1): 1, (31, -1): 2}, 79, 1790000050.0, nvlink_megabytes_per_second=12.5)}

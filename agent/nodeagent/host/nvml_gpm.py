@@ -8,10 +8,11 @@ Source: nvml.h, group GPM (nvmlGpmMetricId_t; samples should be at least 100 ms 
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import pynvml
@@ -28,6 +29,8 @@ GPM_OF_GPU = (*GPM_OF_INSTANCE, 20, 21, *range(60, 98), *range(100, 104), *range
 
 _APART_SECONDS = 0.1
 _WHOLE_GPU = -1
+_METRIC = Struct("=IId24x")  # nvmlGpmMetric_t: metricId, nvmlReturn, value, three pointers to names
+_METRICS_AT = pynvml.c_nvmlGpmMetricsGet_t.metrics.offset
 
 
 @dataclass
@@ -49,7 +52,7 @@ class GpmReader:
     def __init__(self) -> None:
         self._supported: dict[int, bool] = {}
         self._pairs: dict[tuple[int, int], _Pair] = {}
-        self._request: Any = None
+        self._requests: dict[tuple[int, ...], Any] = {}
 
     def close(self) -> None:
         """Give NVML back its samples; before nvmlShutdown."""
@@ -102,16 +105,25 @@ class GpmReader:
         return found
 
     def _between(self, first: Any, second: Any, metrics: Sequence[int]) -> dict[int, float]:
-        if self._request is None:
-            self._request = pynvml.c_nvmlGpmMetricsGet_t()  # some 19 KB: one for all calls
-        request = self._request
-        request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
-        request.numMetrics, request.sample1, request.sample2 = len(metrics), first, second
-        for place, metric in enumerate(metrics):
-            request.metrics[place].metricId = metric
+        request = self._request_for(tuple(metrics))
+        request.sample1, request.sample2 = first, second
         pynvml.nvmlGpmMetricsGet(request)
-        answers = (request.metrics[place] for place in range(len(metrics)))
-        return {answer.metricId: answer.value for answer in answers if _good(answer)}
+        answers = _METRIC.iter_unpack(
+            memoryview(request).cast("B")[_METRICS_AT : _METRICS_AT + _METRIC.size * len(metrics)]
+        )
+        # NVML answers NaN for an instance without a compute instance
+        return {metric: value for metric, status, value in answers if not status and isfinite(value)}
+
+    def _request_for(self, metrics: tuple[int, ...]) -> Any:
+        """The call's structure with these ids filled in: some 19 KB, kept."""
+        request = self._requests.get(metrics)
+        if request is None:
+            request = self._requests[metrics] = pynvml.c_nvmlGpmMetricsGet_t()
+            request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+            request.numMetrics = len(metrics)
+            for place, metric in enumerate(metrics):
+                request.metrics[place].metricId = metric
+        return request
 
     def _new_pair(self, key: tuple[int, int]) -> _Pair:
         pair = _Pair(pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc())
@@ -131,8 +143,3 @@ def _ask_support(handle: Any) -> bool:
         if not nvml_errors.is_absence(error.value):
             raise
         return False
-
-
-def _good(answer: Any) -> bool:
-    """NVML answers NaN for an instance without a compute instance."""
-    return answer.nvmlReturn == pynvml.NVML_SUCCESS and math.isfinite(answer.value)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from ctypes import byref, c_int32
+from struct import Struct, unpack
+from sys import byteorder
 from typing import TYPE_CHECKING, Any
 
 import pynvml
@@ -42,7 +44,31 @@ FIELDS = (
     230,  # what the driver wants done to recover the GPU
     *(269, 270, 271),  # clocks held down, in ns: software thermal, hardware thermal, power brake
 )
-_MEMBER = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
+_FIELD_VALUE = Struct(
+    "=IIqqIIQ"
+)  # nvmlFieldValue_t: fieldId, scopeId, timestamp, latencyUsec, valueType, status, value
+
+
+def _double(raw: int) -> float:
+    (value,) = unpack("=d", raw.to_bytes(8, byteorder))
+    return float(value)
+
+
+def _signed(bits: int) -> Callable[[int], int]:
+    half, mask = 1 << (bits - 1), (1 << bits) - 1
+    return lambda raw: ((raw & mask) ^ half) - half
+
+
+# From the union's 8 bytes, by nvmlValueType_t: double, unsigned int, long, long long, signed long long, int, short.
+_VALUE: tuple[Callable[[int], float], ...] = (
+    _double,
+    lambda raw: raw & 0xFFFFFFFF,
+    lambda raw: raw,
+    lambda raw: raw,
+    _signed(64),
+    _signed(32),
+    lambda raw: raw & 0xFFFF,
+)
 _LASTING = (nvml_errors.NOT_SUPPORTED, nvml_errors.INVALID_ARGUMENT, nvml_errors.FUNCTION_NOT_FOUND)
 
 _CLOCKS = (
@@ -89,36 +115,57 @@ class Telemetry:
     def sample(self, handle: Any, index: int) -> GpuSample:
         """Telemetry of one GPU; utilisation is absent on a GPU with MIG enabled, as NVML defines it."""
         started = time.monotonic()
+        costs = Costs()
         uuid = pynvml.nvmlDeviceGetUUID(handle)
-        values = dict(self._getters(handle, index))
+        values = dict(self._getters(handle, index, costs))
         devices = tuple(_mig_devices(handle))
+        costs.restart()
         xids, mig_changed = self._events.since_last(handle, uuid)
+        if mig_changed:  # what a divided GPU lacks, utilisation for one, it may have again, and the other way round
+            self._absent.pop(index, None)
+            self._fields.pop(index, None)
+        costs.add("nvmlEventSetWait_v2")
+        fields = self._field_array(index).read(handle)
+        costs.add("nvmlDeviceGetFieldValues")
+        gpm = self._gpm.of_gpu(handle, index, GPM_OF_GPU)
+        if gpm:
+            costs.add("nvmlGpmMetricsGet")
         return GpuSample(
             uuid=uuid,
             **values,
-            fields=self._fields.setdefault(index, FieldArray(FIELDS)).read(handle),
-            gpm=self._gpm.of_gpu(handle, index, GPM_OF_GPU),
+            fields=fields,
+            gpm=gpm,
             instances=tuple(self._instances(handle, index, devices)),
             xids=xids,
             mig_changed=mig_changed,
             read_seconds=time.monotonic() - started,
+            calls=costs.found,
         )
 
-    def _getters(self, handle: Any, index: int) -> Iterator[tuple[str, Any]]:
+    def _field_array(self, index: int) -> FieldArray:
+        found = self._fields.get(index)
+        if found is None:
+            found = self._fields[index] = FieldArray(FIELDS)
+        return found
+
+    def _getters(self, handle: Any, index: int, costs: Costs) -> Iterator[tuple[str, Any]]:
         """The values that NVML has functions for, each asked only as long as the GPU may have it."""
         absent = self._absent.setdefault(index, set())
-        yield from _memory(handle).items()
-        yield from _utilization(handle)
-        yield "temperature_celsius", _temperature(handle)
-        for name, read, arguments in _CALLS:
+        costs.restart()
+        memory = _memory(handle)
+        costs.add("nvmlDeviceGetMemoryInfo")
+        yield from memory.items()
+        for name, function, read, arguments in _CALLS:
             if name in absent:
                 continue
+            costs.restart()
             try:
                 value = read(handle, *arguments)
             except pynvml.NVMLError as error:
                 _note_absence(absent, name, error)
             else:
-                yield name, value[0] if isinstance(value, list | tuple) else value
+                yield from _named(name, value)
+            costs.add(function)
 
     def _instances(self, handle: Any, index: int, devices: Sequence[tuple[int, Any]]) -> Iterator[InstanceSample]:
         self._gpm.forget_others(index, [gi_id for gi_id, _ in devices])
@@ -127,8 +174,30 @@ class Telemetry:
             yield InstanceSample(gi_id=gi_id, **_memory(device), gpm=gpm)
 
 
+class Costs:
+    """How often each NVML function was called in one reading, and how long that took."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[int, float]] = {}
+        self._started = 0.0
+
+    def restart(self) -> None:
+        self._started = time.perf_counter()
+
+    def add(self, function: str) -> None:
+        """The time since the last `restart` or `add` was this function's."""
+        now = time.perf_counter()
+        calls, seconds = self.found.get(function, (0, 0.0))
+        self.found[function] = calls + 1, seconds + now - self._started
+        self._started = now
+
+
 class FieldArray:
-    """Field ids and the array that NVML fills with their values."""
+    """Field ids and the array that NVML fills with their values.
+
+    The array is read as plain memory: pynvml's structures pass each attribute through Python code, which would cost
+    several times what the call does. The layout is nvmlFieldValue_t's, with all alternatives of its union in 8 bytes.
+    """
 
     def __init__(self, wanted: Iterable[int]) -> None:
         self._renew(tuple(wanted))
@@ -144,20 +213,17 @@ class FieldArray:
         """The values the GPU has, by field id; those it never has are not asked for again."""
         if not self._wanted or optional(_get_fields, handle, self._values) is None:
             return {}
-        found = {
-            value.fieldId: getattr(value.value, _MEMBER[value.valueType]) for value in self._values if _good(value)
-        }
-        lacking = {value.fieldId for value in self._values if value.nvmlReturn in _LASTING}
+        found, lacking = {}, set()
+        for field, _, stamp, _, kind, status, raw in _FIELD_VALUE.iter_unpack(memoryview(self._values).cast("B")):
+            if status == pynvml.NVML_SUCCESS:
+                # with ECC off the totals look read, but are not (no time, or a double)
+                if kind < len(_VALUE) and (field not in _ECC_TOTALS or (stamp and kind)):
+                    found[field] = _VALUE[kind](raw)
+            elif status in _LASTING:
+                lacking.add(field)
         if lacking:
             self._renew(tuple(number for number in self._wanted if number not in lacking))
         return found
-
-
-def _good(value: Any) -> bool:
-    """Whether NVML filled this value in; with ECC off the totals look read, but are not (no time, or a double)."""
-    if value.nvmlReturn != pynvml.NVML_SUCCESS or value.valueType >= len(_MEMBER):
-        return False
-    return value.fieldId not in _ECC_TOTALS or (value.timestamp != 0 and value.valueType != 0)
 
 
 def _get_fields(handle: Any, values: Any) -> bool:
@@ -167,14 +233,23 @@ def _get_fields(handle: Any, values: Any) -> bool:
     return True
 
 
-def _calls() -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
+def _calls() -> Iterator[tuple[str, str, Callable[..., Any], tuple[Any, ...]]]:
+    """(name, NVML function, how to call it, with what); utilisation stands for both of its values."""
+    yield "utilization", "nvmlDeviceGetUtilizationRates", pynvml.nvmlDeviceGetUtilizationRates, ()
+    yield "temperature_celsius", "nvmlDeviceGetTemperatureV", _temperature, ()
     for name, clock in _CLOCKS:
-        yield name, pynvml.nvmlDeviceGetClockInfo, (clock,)
+        yield name, "nvmlDeviceGetClockInfo", pynvml.nvmlDeviceGetClockInfo, (clock,)
     for name, function in (*_ENGINES, *_PLAIN):
-        yield name, getattr(pynvml, function), ()
+        yield name, function, getattr(pynvml, function), ()
 
 
-_CALLS = tuple(_calls())
+def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values of one call by the names of GpuSample."""
+    if name == "utilization":
+        yield "utilization_gpu_percent", value.gpu
+        yield "utilization_memory_percent", value.memory
+    else:
+        yield name, value[0] if isinstance(value, list | tuple) else value
 
 
 def _note_absence(absent: set[str], name: str, error: Any) -> None:
@@ -192,13 +267,6 @@ def _memory(handle: Any) -> dict[str, int]:
     if memory is None:
         memory, kinds = optional(pynvml.nvmlDeviceGetMemoryInfo, handle), ("used", "free", "total")
     return {} if memory is None else {f"memory_{kind}_bytes": getattr(memory, kind) for kind in kinds}
-
-
-def _utilization(handle: Any) -> Iterator[tuple[str, int]]:
-    found = optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
-    if found is not None:
-        yield "utilization_gpu_percent", found.gpu
-        yield "utilization_memory_percent", found.memory
 
 
 def _temperature(handle: Any) -> int | None:
@@ -230,3 +298,6 @@ def _mig_device_count(handle: Any) -> int:
     if modes is None or not modes[0]:
         return 0
     return int(optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
+
+
+_CALLS = tuple(_calls())

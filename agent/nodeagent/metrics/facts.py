@@ -20,6 +20,7 @@ class AgentFacts:
     read. `unit_failures` counts failures per unit since the start, `units_waiting` names those that wait after one.
     `cpu_seconds`, `resident_bytes`, `open_files` and `start_seconds` (Unix time) are those of the agent's main process.
     `cycle_seconds` says by source what the last round of telemetry took, `cycle_errors` counts its failures.
+    `nvml_calls` are calls and seconds by NVML function.
     """
 
     hostname: str
@@ -42,3 +43,4 @@ class AgentFacts:
     cycle_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     cycle_errors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     nvml_hangs: int | None = None
+    nvml_calls: Mapping[str, tuple[int, float]] = field(default_factory=lambda: MappingProxyType({}))

@@ -113,6 +113,16 @@ AGENT_FAMILIES: tuple[tuple[Family, Callable[[View], Samples]], ...] = (
         "Rounds in which a source could not be read.",
         _each("source", lambda a: a.cycle_errors),
     ),
+    _counter(
+        "nodeagent_nvml_calls_total",
+        "Calls of NVML functions for telemetry.",
+        _each("function", lambda a: {name: calls for name, (calls, _) in a.nvml_calls.items()}),
+    ),
+    _counter(
+        "nodeagent_nvml_call_seconds_total",
+        "Time in NVML functions for telemetry; by calls, the mean latency.",
+        _each("function", lambda a: {name: seconds for name, (_, seconds) in a.nvml_calls.items()}),
+    ),
     _counter("nodeagent_nvml_hangs_total", "NVML calls that missed their deadline.", _own(lambda a: a.nvml_hangs)),
     _gauge("nodeagent_build_info", "Version of the agent, always 1.", _build_info),
     _gauge("nodeagent_simulated", "Whether this is a simulated node, and which.", _simulated),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nodeagent.metrics.snapshot import Snapshot
 
-_CONNECTIONS_MAX = 64  # each costs a thread; Prometheus keeps one or two open
+_CONNECTIONS_MAX = 256  # each costs a thread; Prometheus keeps one or two open
 _TEXT = "text/plain; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 

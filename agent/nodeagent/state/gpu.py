@@ -174,7 +174,7 @@ class GpuSample:
 
     `fields` maps NVML field ids and `gpm` GPM metric ids to their values in NVML's units (nvml.h); what the GPU does
     not have is not in them. GPM values are means since the sample before. `xids` and `mig_changed` are events since it.
-    `read_seconds` is what this reading took.
+    `read_seconds` is what this reading took, `calls` how often each NVML function was called in it, and seconds of it.
     """
 
     uuid: str
@@ -209,6 +209,7 @@ class GpuSample:
     xids: tuple[Xid, ...] = ()
     mig_changed: bool = False
     read_seconds: float = 0.0
+    calls: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def memory_used_ratio(self) -> float | None:

@@ -206,6 +206,7 @@ class Sampler:
                 **({"pods": self.pods.errors} if self.pods and self.pods.facts else {}),
             },
             nvml_hangs=self._host.nvml.hangs(),
+            nvml_calls=self._tally.calls,
         )
 
 
