@@ -186,6 +186,12 @@ class Functions(Protocol):
         For vfio-pci: BusyError where another driver has a function of the same IOMMU group, UnsupportedError without.
         """
 
+    def set_congestion(self, address: str, setting: str, value: int) -> None:
+        """Write one setting of RoCE's congestion control (see state.congestion) and read it back.
+
+        UnsupportedError where the driver does not offer it, or refuses the value.
+        """
+
     def set_pcie(self, address: str, setting: PcieSetting, value: int) -> None:
         """Write one setting of a configuration space (see `PcieConfig.value`) and read it back.
 

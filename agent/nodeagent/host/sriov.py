@@ -6,6 +6,7 @@ Sources: Documentation/ABI/testing/sysfs-bus-pci, Documentation/PCI/pci-iov-howt
 from __future__ import annotations
 
 from nodeagent.errors import BusyError, DeadlineError, GoneError, HostError, UnsupportedError
+from nodeagent.host.congestion import write_congestion
 from nodeagent.host.paths import SYS_IOMMU_GROUPS, SYS_PCI_DEVICES, SYS_PCI_DRIVERS_PROBE
 from nodeagent.host.pcie_control import write_setting
 from nodeagent.host.ports import Clock, Files
@@ -79,6 +80,9 @@ class SysfsFunctions:
                 self._files.write(f"{SYS_PCI_DEVICES}/{address}/driver_override", "\n")
                 self._files.write(SYS_PCI_DRIVERS_PROBE, address)
             raise
+
+    def set_congestion(self, address: str, setting: str, value: int) -> None:
+        write_congestion(self._files, address, setting, value)
 
     def set_pcie(self, address: str, setting: PcieSetting, value: int) -> None:
         write_setting(self._files, address, setting, value)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nodeagent.errors import HostError
+from nodeagent.host.congestion import read_congestion
 from nodeagent.host.container_facts import read_containers
 from nodeagent.host.driver_facts import read_driver
 from nodeagent.host.kernel_policy import PeerMemoryOwner, read_policy
@@ -77,6 +78,7 @@ class Observer:
         gpus, unknown = _gpus(host) if "nvidia" in modules else ((), ())
         netdevs, unread = _netdevs(host, pci)
         return NodeState(
+            congestion=read_congestion(files, _mlx5(pci)) if with_roce else {},
             kernel=read_policy(files, self._peer_memory.among(modules)),
             modules=modules,
             module_files=module_files,
@@ -154,6 +156,11 @@ def _devlink(host: Host, pci: Mapping[str, PciFunction]) -> tuple[Mapping[str, D
         return host.links.devlink.read_all([address for address, found in pci.items() if not found.is_vf]), ()
     except HostError as error:
         return {}, (Unknown("devlink", str(error)),)
+
+
+def _mlx5(pci: Mapping[str, PciFunction]) -> tuple[str, ...]:
+    """Physical functions that can have congestion control."""
+    return tuple(address for address, one in pci.items() if one.driver == "mlx5_core" and not one.is_vf)
 
 
 def _has_vfs(found: Netdev, pci: Mapping[str, PciFunction]) -> bool:

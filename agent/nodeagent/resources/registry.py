@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from nodeagent.resources import (
     cdi,
+    congestion,
     device_nodes,
     devlink,
     devlink_steps,
@@ -40,6 +41,7 @@ RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
     "pcie": pcie.plan,  # before traffic, and independent of drivers
     "links": links.plan,
     "roce": roce.plan,
+    "congestion": congestion.plan,
     "devlink": devlink.plan,  # a reload takes virtual functions away
     "sriov": sriov.plan,
     "qos": qos.plan,
@@ -77,6 +79,7 @@ STEPS: Mapping[str, type[Step]] = {
         roce.SetRdmaNetns,
         rdma_names.RenameRdma,
         roce.SetRoceMode,
+        congestion.SetCongestion,
         roce.SetRoceTos,
         roce.SetTrafficClass,
         link_restore.KeepSetup,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from nodeagent.host import paths
 from nodeagent.host.roce_defaults import MODE, TOS
-from nodeagent.simulation import roce_writes
+from nodeagent.simulation import congestion, roce_writes
 from nodeagent.simulation.kernel_state import Interface, KernelState, edited
 from nodeagent.simulation.profiles import Profile, Slot
 from nodeagent.simulation.reactions import bound, matches, unbound
@@ -189,6 +189,8 @@ _HANDLERS: Mapping[str, Handler] = {
     f"{paths.SYS_CONFIG_RDMA_CM}/(?P<rdma>[^/]+)/ports/1/{MODE}": roce_writes.set_mode,
     f"{paths.SYS_CONFIG_RDMA_CM}/(?P<rdma>[^/]+)/ports/1/{TOS}": roce_writes.set_tos,
     f"{paths.SYS_CLASS_INFINIBAND}/(?P<rdma>[^/]+)/tc/1/traffic_class": roce_writes.set_traffic_class,
+    f"{paths.SYS_DEBUG_MLX5}/{_ADDRESS}/cc_params/(?P<name>[^/]+)": congestion.set_parameter,
+    f"{paths.SYS_CLASS_NET}/(?P<netdev>[^/]+)/{congestion.SWITCH}": congestion.set_enabled,
     paths.SYS_FIRMWARE_PATH: _firmware_path,
     paths.PROC_MODULES_DISABLED: _modules_disabled,
 }

@@ -211,7 +211,19 @@ _EVERY_KEY = Example(
         "pcie": {"max_read_request": 4096, "relaxed_ordering": True, "acs_redirect": True},
         "roce": {
             "devices": [
-                {"match": "rail:*", "name": "mlx5_{rail}", "mode": "v2", "tos": 106, "traffic_class": 106},
+                {
+                    "match": "rail:*",
+                    "name": "mlx5_{rail}",
+                    "mode": "v2",
+                    "tos": 106,
+                    "traffic_class": 106,
+                    "congestion": {
+                        "cnp_dscp": 48,
+                        "cnp_priority": 6,
+                        "ecn": [3],
+                        "parameters": {"np_min_time_between_cnps": 4, "rp_ai_rate": 5},
+                    },
+                },
             ],
             "user_access": True,
             "netns": "shared",

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from nodeagent.spec import names
 from nodeagent.spec.keys import key
+from nodeagent.state.congestion import PARAMETERS
 
 
 class RoceMode(StrEnum):
@@ -22,6 +25,44 @@ class RdmaNetns(StrEnum):
 
     SHARED = "shared"
     EXCLUSIVE = "exclusive"
+
+
+@dataclass(frozen=True)
+class Congestion:
+    """Congestion control (DCQCN) at run time, where driver and firmware offer it; it is lost at a driver reload, and
+    the next pass sets it again.
+    """
+
+    cnp_dscp: int | None = key(
+        "DSCP of congestion notifications (CNPs); `links[].qos` gives it a priority.",
+        default=None,
+        minimum=0,
+        maximum=63,
+        example="48",
+    )
+    cnp_priority: int | None = key(
+        "802.1p priority of congestion notifications.", default=None, minimum=0, maximum=7, example="6"
+    )
+    ecn: tuple[int, ...] | None = key(
+        "Priorities with congestion control, on both ends of a flow; OFED's drivers only.",
+        default=None,
+        minimum=0,
+        maximum=7,
+        example="[3]",
+    )
+    parameters: Mapping[str, int] = key(
+        "DCQCN's own parameters by the driver's names, in its units.",
+        factory=lambda: MappingProxyType({}),
+        example="{rp_ai_rate: 5, np_min_time_between_cnps: 4}",
+        minimum=0,
+        maximum=2**32 - 1,
+        key_pattern=f"^({'|'.join(PARAMETERS)})$",
+        key_expected="the name of a parameter such as rp_ai_rate, as debugfs mlx5/ADDRESS/cc_params has it",
+    )
+
+    def __hash__(self) -> int:
+        """Mappings have no hash, and entries of `roce.devices` are keys of dictionaries."""
+        return hash((self.cnp_dscp, self.cnp_priority, self.ecn))
 
 
 @dataclass(frozen=True)
@@ -57,6 +98,7 @@ class RoceEntry:
         pattern=r"^$|^([A-Za-z0-9_.-]|\{rail\}|\{netdev\}){1,63}$",
         expected="letters, digits, _ . - and the blanks {rail} and {netdev}",
     )
+    congestion: Congestion | None = key("Congestion control and its notifications.", default=None)
 
 
 @dataclass(frozen=True)

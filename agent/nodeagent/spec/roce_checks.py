@@ -22,10 +22,11 @@ def one_entry_per_device(spec: NodeSpec) -> Iterator[Finding]:
 def idle_entry(spec: NodeSpec) -> Iterator[Finding]:
     """Hint: an entry of `roce.devices` without a setting wants nothing."""
     for index, entry in enumerate(spec.roce.devices if spec.roce else ()):
-        if (entry.mode, entry.tos, entry.traffic_class) == (None, None, None):
+        wishes = ("mode", "tos", "traffic_class", "name", "congestion")
+        if all(getattr(entry, name) in (None, "") for name in wishes):
             place = ("roce", "devices", index)
-            keys = tuple((*place, name) for name in ("mode", "tos", "traffic_class"))
-            problem = "this entry wants nothing; expected mode, tos or traffic_class"
+            keys = tuple((*place, name) for name in wishes)
+            problem = f"this entry wants nothing; expected one of {', '.join(wishes)}"
             yield Finding(place, problem, keys, is_hint=True)
 
 
@@ -38,4 +39,15 @@ def one_marking(spec: NodeSpec) -> Iterator[Finding]:
             yield Finding(place, problem, (("roce", "devices", index, "traffic_class"),), is_hint=True)
 
 
-RULES = (one_entry_per_device, idle_entry, one_marking)
+def one_way_to_say_it(spec: NodeSpec) -> Iterator[Finding]:
+    """`roce.devices[].congestion`: `cnp_dscp` and `cnp_priority` are not among `parameters` as well."""
+    for index, entry in enumerate(spec.roce.devices if spec.roce else ()):
+        wish = entry.congestion
+        for name, parameter in (("cnp_dscp", "np_cnp_dscp"), ("cnp_priority", "np_cnp_prio")):
+            if wish is not None and getattr(wish, name) is not None and parameter in wish.parameters:
+                place = ("roce", "devices", index, "congestion")
+                problem = f"{name} means the same; expected one of the two"
+                yield Finding((*place, "parameters", parameter), problem, ((*place, name),))
+
+
+RULES = (one_entry_per_device, idle_entry, one_marking, one_way_to_say_it)

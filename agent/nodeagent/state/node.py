@@ -36,6 +36,7 @@ class NodeState:
     processes, services and `rdma_holders` it is read only where a step may take it away. `pcie` are GPUs, NICs and the
     bridges above them by PCI address, read only where the node file wants something of them. So are `containers` and
     `addressing`.
+    `congestion` are the settings of RoCE's congestion control by PCI address, read with RoCE's defaults.
     """
 
     kernel: KernelPolicy = field(default_factory=KernelPolicy)
@@ -51,6 +52,7 @@ class NodeState:
     rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
     rdma_netns_shared: bool | None = None
     rdma_holders: Mapping[str, tuple[RdmaHolder, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    congestion: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
     pcie: Mapping[str, PcieNode] = field(default_factory=lambda: MappingProxyType({}))
     devlink: Mapping[str, DevlinkDevice] = field(default_factory=lambda: MappingProxyType({}))
     majors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
