@@ -124,7 +124,7 @@ def _cpu(address: str, pid: int, times: int) -> float:
 
 def sending(patience: Patience) -> dict[str, Figures]:
     """Milliseconds for 10,000 series over one connection: ours, and a bare loop that hears a request and sends."""
-    taken = snapshot(view_of(80))
+    taken = snapshot(view_of(40))
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(taken.body)}\r\n\r\n".encode()
     with closing(serve("127.0.0.1:0", lambda: taken)) as ours, _bare_server(head + taken.body) as bare:
         rows = {name: _kept(where, patience.scrapes) for name, where in (("nodeagent", ours.address), ("bare", bare))}

@@ -65,7 +65,7 @@ def _chosen(view: View) -> Iterable[GpuMetric]:
 
 def _gpu_samples(metric: GpuMetric, view: View) -> Samples:
     """One line per GPU; one per instance instead where instances have the value, so that sums stay right."""
-    read, conversion = metric.source.read, metric.conversion
+    read, conversion, labels_of = metric.source.read, metric.conversion, view.gpu_labels
     for sample in view.known_samples:
         tally = view.tally_of(sample.uuid)
         value = read(sample, tally)
@@ -78,7 +78,7 @@ def _gpu_samples(metric: GpuMetric, view: View) -> Samples:
                     on_instances = True
                     yield label_set, convert(own, conversion)
         if value is not None and not on_instances:
-            yield view.gpu_labels[sample.uuid], convert(value, conversion)
+            yield labels_of[sample.uuid], convert(value, conversion)
 
 
 def _own_samples(metric: GpuMetric, view: View) -> Samples:

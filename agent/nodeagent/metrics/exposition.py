@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,8 +51,13 @@ def _escape(text: str) -> str:
 
 def labels(**pairs: str) -> str:
     """A label set in the order given, `{UUID="GPU-…"}`; empty values are left out, which means the same."""
-    inner = ",".join(f'{name}="{_escape(value)}"' for name, value in pairs.items() if value)
+    inner = ",".join([_pair(name, value) for name, value in pairs.items() if value])
     return f"{{{inner}}}" if inner else ""
+
+
+@lru_cache(maxsize=20_000)  # they are the same from round to round, and far fewer than series
+def _pair(name: str, value: str) -> str:
+    return f'{name}="{_escape(value)}"'
 
 
 def extended(label_set: str, **pairs: str) -> str:

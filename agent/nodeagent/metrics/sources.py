@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from nodeagent.state.gpu import GpuSample
@@ -30,25 +32,23 @@ class Conversion(StrEnum):
     PERCENT = "by 100"
 
 
+_CONVERT: Mapping[Conversion, Callable[[float], float]] = MappingProxyType(
+    {
+        Conversion.NONE: lambda value: value,
+        Conversion.MILLI: lambda value: value / 1000,
+        Conversion.NANO: lambda value: value / 1e9,
+        Conversion.MIB: lambda value: value // _MIB,
+        Conversion.FROM_KIB: lambda value: value * 1024,
+        Conversion.FROM_MIB: lambda value: value * _MIB,
+        Conversion.MEGA: lambda value: value * 1_000_000,
+        Conversion.PERCENT: lambda value: value / 100,
+    }
+)
+
+
 def convert(value: float, conversion: Conversion) -> float:
     """Whole numbers stay whole where the unit allows."""
-    match conversion:
-        case Conversion.NONE:
-            return value
-        case Conversion.MILLI:
-            return value / 1000
-        case Conversion.NANO:
-            return value / 1e9
-        case Conversion.MIB:
-            return value // _MIB
-        case Conversion.FROM_KIB:
-            return value * 1024
-        case Conversion.FROM_MIB:
-            return value * _MIB
-        case Conversion.MEGA:
-            return value * 1_000_000
-        case Conversion.PERCENT:
-            return value / 100
+    return _CONVERT[conversion](value)
 
 
 @dataclass(frozen=True)
