@@ -10,7 +10,7 @@ import pytest
 from mig_world import UUID, board
 from nodeagent.errors import SpecError, UsageError
 from nodeagent.resources.mig_export import parted_document
-from nodeagent.spec.mig_parted import entries_for, is_parted, parse_parted
+from nodeagent.spec.mig_parted import entries_for, is_parted, parse_parted, places_for
 from nodeagent.spec.schema import MigEntry
 from nodeagent.state.gpu import MigMode
 
@@ -101,6 +101,33 @@ def test_json_is_read_too():
 def test_a_node_file_is_not_taken_for_one():
     assert not is_parted("version: 1\nmig: []\n", "f")
     assert is_parted("version: v1\nmig-configs: {}\n", "f")
+
+
+@pytest.mark.parametrize("nothing", ['""', "''", "", "~", "null", "[]"])
+def test_an_empty_filter_lets_every_gpu_through(nothing):
+    text = f"version: v1\nmig-configs:\n  a:\n  - device-filter: {nothing}\n    devices: all\n    mig-enabled: false\n"
+    assert len(entries_for(parse_parted(text, "f").config(""), gpus(2))) == 2
+
+
+@pytest.mark.parametrize("nothing", ["{}", "", "~", "null"])
+def test_empty_devices_are_none(nothing):
+    text = "version: v1\nmig-configs:\n  a:\n  - devices: all\n    mig-enabled: %s\n    mig-devices: %s\n"
+    (found,) = entries_for(parse_parted(text % ("false", nothing), "f").config(""), gpus(1))
+    assert (found.mode, found.devices) == (MigMode.DISABLED, None)
+    if nothing == "{}":
+        (found,) = entries_for(parse_parted(text % ("true", nothing), "f").config(""), gpus(1))
+        assert (found.mode, found.devices) == (MigMode.ENABLED, {})
+    else:  # nothing and an empty table are not the same there
+        with pytest.raises(SpecError, match=r"mig-devices: key mig-devices is missing; expected \{\} for none"):
+            parse_parted(text % ("true", nothing), "f")
+
+
+def test_where_a_gpu_finds_its_wish():
+    config = parted("good/a100-40gb.yaml").config("later-entries-win")
+    found = places_for(config, gpus())
+    assert found[UUID.format(5)].endswith("mig-configs.later-entries-win[0].mig-enabled")
+    assert found[UUID.format(6)].endswith("mig-configs.later-entries-win[1].mig-devices")
+    assert places_for(config, [board(0, mig_mode=MigMode.UNSUPPORTED)]) == {}
 
 
 PCI_ID = "expected a PCI id such as 0x20B010DE or 0x20B010DE:0x144E10DE, found"

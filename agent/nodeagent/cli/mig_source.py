@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 from nodeagent.cli.convergence import override
@@ -21,7 +22,7 @@ from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.mig_selection import ALL, select
 from nodeagent.resources.mig_wanted import wanted_mode
 from nodeagent.spec.mig_checkpoint import entries_of, read_checkpoint
-from nodeagent.spec.mig_parted import CONFIGS, PartedEntry, entries_for, is_parted, parse_parted
+from nodeagent.spec.mig_parted import CONFIGS, PartedEntry, entries_for, is_parted, parse_parted, places_for
 from nodeagent.spec.names import gpu_selector
 from nodeagent.spec.reader import parse_spec, read_text
 from nodeagent.spec.schema import MigDrift, MigEntry, NodeSpec
@@ -30,14 +31,19 @@ from nodeagent.state.node import NodeState
 
 STANDARD_INPUT = "-"
 Entries = Callable[[NodeState], tuple[MigEntry, ...]]
+Places = Callable[[NodeState], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """The entries as a function of the GPUs there are, and the node file with the policies (its defaults if none)."""
+    """The entries as a function of the GPUs there are, and the node file with the policies (its defaults if none).
+
+    `places` is where a file says what a GPU is to be, by its UUID.
+    """
 
     entries: Entries
     spec: NodeSpec
+    places: Places = lambda _state: {}
 
     def goal(self, arguments: argparse.Namespace, own_pids: tuple[int, ...] = ()) -> Goal:
         """Only the MIG section; what the entries say about drift does not bind an operator."""
@@ -47,7 +53,7 @@ class Source:
 
         def wishes(state: NodeState) -> tuple[Wish, ...]:
             entries = tuple(_for_now(entry, mode_only=mode_only) for entry in self.entries(state))
-            return (mig.plan(replace(self.spec, mig=entries), state),)
+            return (_placed(mig.plan(replace(self.spec, mig=entries), state), self.places(state)),)
 
         return Goal(wishes, names_of_interest(self.spec), terms)
 
@@ -62,7 +68,8 @@ def source_of(arguments: argparse.Namespace, target: Target) -> Source:
     text, name = _given(arguments.file)
     if is_parted(text, name):
         config = parse_parted(text, name).config(arguments.config)
-        return Source(lambda state: _parted_entries(config, state), _policies(target))
+        places = partial(_parted_places, config)
+        return Source(lambda state: _parted_entries(config, state), _policies(target), places)
     if arguments.config or arguments.file == STANDARD_INPUT:
         raise UsageError(_not_parted(arguments, name))
     return _of_node_file(arguments, target)
@@ -110,6 +117,21 @@ def _not_parted(arguments: argparse.Namespace, name: str) -> str:
 def _parted_entries(config: Sequence[PartedEntry], state: NodeState) -> tuple[MigEntry, ...]:
     """An entry for all where no GPU can be seen: planning says why, and does not take it for nothing to do."""
     return entries_for(config, state.gpus.values()) if state.gpus else (MigEntry(MigMode.DISABLED),)
+
+
+def _parted_places(config: Sequence[PartedEntry], state: NodeState) -> Mapping[str, str]:
+    return places_for(config, state.gpus.values())
+
+
+def _placed(wish: Wish, places: Mapping[str, str]) -> Wish:
+    """What the GPU cannot be at all is a mistake in the file, and told with line and key."""
+    told = tuple(
+        one
+        if one.waits or one.subject.name not in places
+        else replace(one, problem=f"{places[one.subject.name]}: {one.problem}")
+        for one in wish.obstacles
+    )
+    return replace(wish, obstacles=told)
 
 
 def _for_now(entry: MigEntry, *, mode_only: bool) -> MigEntry:

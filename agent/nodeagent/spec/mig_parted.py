@@ -16,7 +16,7 @@ from typing import TypeVar
 from nodeagent.errors import SpecError, SpecProblem, UsageError
 from nodeagent.spec import names
 from nodeagent.spec.document import Items, Mark, Node, Pairs, Text, compose
-from nodeagent.spec.scalars import did_you_mean, found
+from nodeagent.spec.scalars import NULLS, did_you_mean, found
 from nodeagent.spec.schema import MigEntry
 from nodeagent.state.gpu import Gpu, MigMode
 
@@ -32,7 +32,7 @@ _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 class PartedEntry:
     """One entry of a configuration; `devices` None means all, `filters` empty means every kind of GPU.
 
-    `place` is where it stands: file, line, column and path.
+    `place` is where it stands: file, line, column and path; `wish_place` where it says what the GPUs are to be.
     """
 
     place: tuple[str, int, int, str]
@@ -40,6 +40,7 @@ class PartedEntry:
     devices: tuple[int, ...] | None = None
     filters: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    wish_place: tuple[str, int, int, str] = ("", 0, 0, "")
 
     def matches(self, one: Gpu) -> bool:
         """Whether the device filter lets this GPU through: by PCI device id, and subsystem id where one is named."""
@@ -98,6 +99,13 @@ def entries_for(config: Sequence[PartedEntry], gpus: Iterable[Gpu]) -> tuple[Mig
             if _covers(entry, index, one):
                 chosen[one.uuid] = _node_entry(entry, one)
     return tuple(chosen.values())
+
+
+def places_for(config: Sequence[PartedEntry], gpus: Iterable[Gpu]) -> Mapping[str, str]:
+    """By UUID, where the file says what the GPU is to be: `FILE:LINE:COLUMN: KEY`."""
+    board = enumerate(sorted(gpus, key=lambda one: one.pci_address))
+    found = {one.uuid: entry.wish_place for index, one in board for entry in config if _covers(entry, index, one)}
+    return {uuid: f"{file}:{line}:{column}: {path}" for uuid, (file, line, column, path) in found.items()}
 
 
 def _covers(entry: PartedEntry, index: int, one: Gpu) -> bool:
@@ -171,12 +179,19 @@ class _Reader:
             self._read(keys, "devices", path, self._devices),
             self._read(keys, "device-filter", path, self._filters) or (),
             MappingProxyType(counts or {}),
+            self._wish_place(keys, path),
         )
+
+    def _wish_place(self, keys: Mapping[str, Node], path: str) -> tuple[str, int, int, str]:
+        for name in ("mig-devices", "mig-enabled"):
+            if name in keys:
+                return (self._file, keys[name].mark.line, keys[name].mark.column, f"{path}.{name}")
+        return (self._file, 1, 1, path)
 
     def _fitting(self, keys: Mapping[str, Node], counts: Mapping[str, int] | None, path: str, *, enabled: bool) -> None:
         """`mig-devices` goes with `mig-enabled: true`, and only with it."""
         place = f"{path}.mig-devices"
-        if "mig-enabled" in keys and enabled and "mig-devices" not in keys:
+        if "mig-enabled" in keys and enabled and _is_nothing(keys.get("mig-devices")):
             self._wrong(keys["mig-enabled"].mark, place, "key mig-devices is missing; expected {} for none")
         if "mig-enabled" in keys and not enabled and counts:
             self._wrong(keys["mig-devices"].mark, place, "devices need mig-enabled: true; expected none, or true")
@@ -205,6 +220,8 @@ class _Reader:
         return 0
 
     def _filters(self, node: Node, path: str) -> tuple[str, ...]:
+        if _is_nothing(node) or (isinstance(node, Text) and not node.text):
+            return ()  # no filter, as there
         items = node.items if isinstance(node, Items) else (node,)
         for item in items:
             if not isinstance(item, Text) or not _FILTER.fullmatch(item.text):
@@ -213,7 +230,7 @@ class _Reader:
         return tuple(item.text for item in items if isinstance(item, Text))
 
     def _counts(self, node: Node, path: str) -> dict[str, int]:
-        table = self._mapping(node, path, None)
+        table = {} if _is_nothing(node) else self._mapping(node, path, None)
         for name in table:
             if not re.fullmatch(names.MIG_PROFILE, name):
                 self._wrong(table[name].mark, f"{path}.{name}", f"expected a profile such as 1g.10gb, found {name}")
@@ -242,6 +259,11 @@ class _Reader:
 
     def _wrong(self, mark: Mark, path: str, problem: str) -> None:
         self.problems.append(SpecProblem(self._file, mark.line, mark.column, path, problem))
+
+
+def _is_nothing(node: Node | None) -> bool:
+    """Whether the key is absent, or has a value that YAML calls null: both are the same to nvidia-mig-parted."""
+    return node is None or (isinstance(node, Text) and node.plain and node.text in ("", *NULLS))
 
 
 def _seen(node: Node) -> str:
