@@ -22,8 +22,13 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
         "release",
     ),
     "services": ("start", "stop"),
-    "links": ("set_up", "set_mtu"),
+    "links": ("set_up", "set_mtu", "set_vf", "restore"),
     "files": ("write", "replace", "remove", "make_device_node"),
+}
+# The same of the ports that are part of another.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "functions": ("set_vf_count", "set_driver"),
+    "devlink": ("set_eswitch_mode", "set_parameter", "reinitialize"),
 }
 
 
@@ -47,6 +52,8 @@ class Mortal:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._port, name)
+        if name in PARTS:
+            return Mortal(found, PARTS[name], self._fuse)
         if name not in self._changes:
             return found
 

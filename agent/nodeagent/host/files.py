@@ -33,6 +33,8 @@ ADVICE: Mapping[int, str] = {
 NO_VALUE = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV, errno.ENXIO, errno.EIO})
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESRCH})
 READ_SIZE = 65536
+# One read tells a whole attribute of these, a page at most (Documentation/filesystems/sysfs.rst); a short one ends it.
+ATTRIBUTES = ("/sys/class/", "/sys/bus/", "/sys/devices/", "/sys/module/")
 
 
 def host_error(operation: str, subject: str, error: OSError) -> HostError:
@@ -214,7 +216,9 @@ class LocalFiles:
     def _read(self, path: str) -> str:
         handle = os.open(self._at(path), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            blocks = list(iter(lambda: os.read(handle, READ_SIZE), b""))
+            blocks = [os.read(handle, READ_SIZE)]
+            while blocks[-1] and not (len(blocks[-1]) < READ_SIZE and path.startswith(ATTRIBUTES)):
+                blocks.append(os.read(handle, READ_SIZE))
         finally:
             os.close(handle)
         return b"".join(blocks).decode(errors="replace").removesuffix("\n")

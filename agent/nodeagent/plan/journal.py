@@ -60,7 +60,7 @@ class Journal:
     def begin(self, transition: Transition, owed: Sequence[Step]) -> None:
         """Write down everything before the first step; what was owed before stays owed."""
         anew = {step.subject for step in (*transition.quiesce, *transition.restore)}
-        carried = [step for step in owed if step.subject not in anew]
+        carried = [step for step in owed if step.subject not in anew or step.irreplaceable]
         self._entries = [
             *(Entry(Phase.OWED, step) for step in carried),
             *(Entry(Phase.QUIESCE, step) for step in transition.quiesce),

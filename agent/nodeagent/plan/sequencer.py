@@ -255,4 +255,5 @@ def _restorable(candidates: Iterable[Step], taken: set[Thing]) -> tuple[tuple[St
 def _owed(owed: Iterable[Step], wishes: Sequence[Wish], state: NodeState) -> tuple[Step, ...]:
     """What an interrupted transition still owes, unless it is there already or the wishes decide about it anyway."""
     decided = {step.subject for wish in wishes for step in wish.steps}.union(*(wish.decided for wish in wishes))
-    return tuple(step for step in owed if step.subject not in decided and not step.satisfied(state))
+    due = (step for step in owed if step.subject not in decided or step.irreplaceable)
+    return tuple(step for step in due if not step.satisfied(state))

@@ -64,6 +64,11 @@ class Step:
         return ()
 
     @property
+    def irreplaceable(self) -> bool:
+        """Whether it brings back what nothing else knows of: owed, it stays owed until the node is seen to have it."""
+        return False
+
+    @property
     def gone(self) -> tuple[Thing, ...]:
         """Things that are no longer there after this step."""
         return ()

@@ -38,6 +38,12 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     return Wish(tuple(steps), tuple(obstacles), remarks=tuple(_remarks(steps)))
 
 
+def reloads(spec: NodeSpec, state: NodeState) -> frozenset[str]:
+    """Functions that are to be reloaded: what is on them comes back as it was, before anything else is done to them."""
+    steps = plan(spec, state).steps if spec.devlink else ()
+    return frozenset(step.subject.name for step in steps if isinstance(step, ReloadDevice))
+
+
 def _entries_by_function(spec: NodeSpec, state: NodeState) -> Mapping[str, tuple[DevlinkEntry, ...]]:
     found: dict[str, tuple[DevlinkEntry, ...]] = {}
     for entry in spec.devlink:

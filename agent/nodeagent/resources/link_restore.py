@@ -58,5 +58,9 @@ class RestoreLink(Step):
         return all(text in texts for text, _ in self.entries)
 
     @property
+    def irreplaceable(self) -> bool:
+        return bool(self.entries)
+
+    @property
     def after(self) -> tuple[Thing, ...]:
         return tuple(thing for thing in self.needs if thing.kind in (Kind.MODULE, Kind.PCI))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from nodeagent.resources.base import Obstacle, Step, Wish
+from nodeagent.resources.devlink import reloads
 from nodeagent.resources.devlink_steps import SetEswitchMode
 from nodeagent.resources.function_selection import physical_functions
 from nodeagent.resources.link_selection import what_there_is
@@ -28,15 +29,20 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     """
     obstacles: list[Obstacle] = []
     steps: list[Step] = []
-    for address, entries in _entries_by_function(spec, state).items():
+    reloading = reloads(spec, state)
+    found_by = _entries_by_function(spec, state)
+    for address, entries in found_by.items():
         found = state.pci[address]
         problem = clash(found, entries) if len(entries) > 1 else refusal(found, entries[0], state)
         if problem is not None:
             obstacles.append(problem)
+        elif address in reloading:
+            waits = "it is reloaded with other devlink parameters first"
+            obstacles.append(_obstacle(found, waits, "its virtual functions are looked at after that", waits=True))
         else:
             steps += function_steps(found, entries[0], state)
     obstacles += [unmatched(entry, state) for entry in spec.sriov if not physical_functions(entry.match, state)]
-    return Wish(tuple(steps), tuple(obstacles))
+    return Wish(tuple(steps), tuple(obstacles), decided=tuple(pci(address) for address in found_by))
 
 
 def _entries_by_function(spec: NodeSpec, state: NodeState) -> Mapping[str, tuple[SriovEntry, ...]]:

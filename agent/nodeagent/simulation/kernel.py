@@ -283,8 +283,13 @@ class SimKernel:
         shown = self._last_shown()
         if old is None and shown == new.generation:
             return
-        tree = render(self.profile, new, self._uuids)
         is_known = old is not None and shown == old.generation
+        if is_known and old is not None and not _is_visible(old, new):
+            if self._rendered[0] == old.generation:
+                self._rendered = (new.generation, self._rendered[1])
+            self._remember_shown(new.generation)
+            return
+        tree = render(self.profile, new, self._uuids)
         if old is not None and is_known:
             self._writer.update(self._tree_of(old), tree)
         else:
@@ -316,6 +321,11 @@ class SimKernel:
         with open(self._scratch, "w", encoding="ascii") as file:
             file.write(str(generation))
         os.rename(self._scratch, self._shown_path)
+
+
+def _is_visible(old: KernelState, new: KernelState) -> bool:
+    """Whether a change shows in files: what is kept for virtual functions is told by netlink alone."""
+    return replace(old, vf_settings=new.vf_settings, generation=new.generation) != new
 
 
 def _used_up(faults: tuple[Fault, ...], operation: str, name: str) -> tuple[Fault, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from nodeagent.simulation.kernel_state import KernelState, edited
@@ -38,7 +39,17 @@ def vf_slots(state: KernelState, profile: Profile) -> tuple[Slot, ...]:
 def slot_at(state: KernelState, profile: Profile, address: str) -> Slot | None:
     """The function at an address, physical or virtual."""
     found = profile.slot(address)
-    return found or next((slot for slot in vf_slots(state, profile) if slot.pci_address == address), None)
+    return found or next((slot for slot in _vf_slots_on_bus(state, profile, address)), None)
+
+
+def _vf_slots_on_bus(state: KernelState, profile: Profile, address: str) -> Iterator[Slot]:
+    """The virtual function at an address; asked for every interface, so that others are not even made."""
+    for physical in profile.nics:
+        if physical.pci_address[:8] != address[:8]:
+            continue
+        for index in range(state.vfs.get(physical.pci_address, 0)):
+            if vf_address(physical.pci_address, index) == address:
+                yield vf_slot(physical, index)
 
 
 def with_count(state: KernelState, physical: Slot, count: int) -> KernelState:
