@@ -7,6 +7,7 @@
 #     -v /dev:/dev -v /sys:/sys -v /lib/modules:/lib/modules:ro -v /etc/modprobe.d:/etc/modprobe.d:ro \
 #     -v /etc/nodeagent:/etc/nodeagent:ro -v /var/lib/nodeagent:/var/lib/nodeagent -v /run/nodeagent:/run/nodeagent \
 #     -v /run/systemd:/run/systemd -v /run/dbus/system_bus_socket:/run/dbus/system_bus_socket \
+#     -v /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1:/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1:ro \
 #     nodeagent run                                                                            against the host
 FROM debian:12.12-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libkmod-dev python3-dev python3-venv \

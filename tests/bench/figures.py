@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.stopwatch import Figures, measured
 from nodeagent.errors import GoneError
 from nodeagent.host.control_client import ask
 from nodeagent.plan.convergence import goal_of, survey
@@ -32,7 +33,6 @@ from nodeagent.spec.reader import read_spec
 from sim_node import sim_node
 
 PROFILE = "dgx-a100"
-Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def startup(patience: Patience, root: Path) -> dict[str, Figures]:
         "nodeagent status": (*agent, "status", *where),
         "nodeagent status -o json": (*agent, "status", *where, "-o", "json"),
     }
-    found = {name: _command(words, patience.runs) for name, words in commands.items()}
+    found = {name: measured(words, patience.runs) for name, words in commands.items()}
     bare = found["python -c pass"]["CPU ms"]
     return {name: {**row, "CPU / python -c pass": row["CPU ms"] / bare} for name, row in found.items()}
 
@@ -66,19 +66,6 @@ def startup(patience: Patience, root: Path) -> dict[str, Figures]:
 def kmod_words() -> tuple[str, ...]:
     """`kmod list` needs /proc/modules, which a kernel without loadable modules does not have."""
     return ("kmod", "list") if Path("/proc/modules").exists() else ("kmod", "--version")
-
-
-def _command(command: Sequence[str], runs: int) -> Figures:
-    """Medians; the first run is left out, because it may have had to compile and to read from disk."""
-    walls, cpus = [], []
-    for _ in range(runs + 1):
-        started = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            _, process.returncode, usage = os.wait4(process.pid, 0)
-        assert process.returncode == 0, command
-        walls.append(1000 * (time.perf_counter() - started))
-        cpus.append(1000 * (usage.ru_utime + usage.ru_stime))
-    return {"wall ms": statistics.median(walls[1:]), "CPU ms": statistics.median(cpus[1:])}
 
 
 # A pass with nothing to do.

@@ -259,7 +259,7 @@ def test_a_truncated_journal_is_exit_1_with_its_place(cli: Cli) -> None:
     journal.write_text('{"checksum": "5bd1e9')
     for verb in ("plan", "check", "apply"):
         assert cli(verb, file=True) == 1
-        assert "read journal" in cli.err
+        assert f"read journal {journal}: " in cli.err
         assert "line 1, byte" in cli.err
         assert "then remove the file" in cli.err
     assert journal.read_text() == '{"checksum": "5bd1e9'

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vm.rig import initramfs, packages, stand_ins
+from vm.rig import image, initramfs, packages, stand_ins
 from vm.rig.machine import Boot, Outcome, Parts, boot
 
 if TYPE_CHECKING:
@@ -73,6 +73,13 @@ def parts(say: Callable[[str], None]) -> Iterator[Parts]:
         yield Parts(kernel, image, say)
 
 
+def image_of(plan: Boot) -> str:
+    """The container's file system for this boot: one that an engine built, if it is named, else one made by the rig."""
+    if not plan.image:
+        return ""
+    return os.environ.get("NODEAGENT_IMAGE_ROOT") or str(image.obtain(CACHE, HERE.parents[1]))
+
+
 @pytest.fixture(scope="session")
 def booted(request: pytest.FixtureRequest, parts: Parts) -> Iterator[Callable[[Boot], Outcome]]:
     """The outcome of a boot with the selected tests; each boots once, two at a time, all from the first question on."""
@@ -80,7 +87,7 @@ def booted(request: pytest.FixtureRequest, parts: Parts) -> Iterator[Callable[[B
 
     def run(plan: Boot) -> Outcome:
         parts.say(f"vm {plan.name}: kernel {parts.kernel.release} boots")
-        wanted = replace(plan, tests=selected(request.session, plan))
+        wanted = replace(plan, tests=selected(request.session, plan), image=image_of(plan))
         return boot(parts, wanted, CACHE / "results" / plan.name)
 
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:

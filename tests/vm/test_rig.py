@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vm.rig import initramfs, packages
+from vm.rig import image, initramfs, packages
 from vm.rig.packages import RigError
 
 DEBIAN = {
@@ -63,6 +63,16 @@ def test_modules_in_order_of_need_without_those_that_are_built_in(tmp_path: Path
     assert [initramfs.plain(path) for path in found] == ["netfs.ko", "9pnet.ko", "9p.ko"]
     with pytest.raises(RigError, match="has no module overlay"):
         initramfs.load_order(tmp_path, ("9p", "overlay"))
+
+
+def test_the_dockerfile_is_the_recipe_of_the_image_that_is_run() -> None:
+    recipe = image.parse((Path(__file__).resolve().parents[2] / "Dockerfile").read_text())
+    assert {"kmod", "libkmod2", "libudev1", "python3", "systemd"} <= set(recipe.packages)
+    assert recipe.entrypoint == "nodeagent"
+    assert {"--privileged", "--pid=host", "--network=host", "/dev:/dev"} <= set(recipe.against_the_host)
+    assert "\\" not in recipe.against_the_host
+    with pytest.raises(RigError, match="not found"):
+        image.parse("FROM debian\nFROM debian\n")
 
 
 def test_modules_are_unpacked_whatever_packed_them(tmp_path: Path) -> None:

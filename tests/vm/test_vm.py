@@ -28,7 +28,11 @@ BOOTS = (
     Boot("commands", tests=("test_commands.py",)),
     Boot("service", tests=("test_service.py", "test_services_contract.py"), manager="systemd"),
     Boot("mig-boot", tests=("test_mig_boot.py",), manager="systemd"),
-    Boot("stock", tests=("test_modules.py", "test_facts.py", "test_contract.py", "test_processes_contract.py")),
+    Boot("container", tests=("test_container.py",), manager="systemd", image="by the rig"),
+    Boot(
+        "stock",
+        tests=("test_modules.py", "test_facts.py", "test_contract.py", "test_processes_contract.py", "test_startup.py"),
+    ),
     Boot(
         "network",
         tests=("test_qos.py", "test_rdma.py", "test_restore.py", "test_pcie.py", "test_rdma_peer.py"),

@@ -141,10 +141,14 @@ class Systemd:
             return subprocess.CompletedProcess(command, 127, "", "systemctl cannot be run")
 
     def _environment(self) -> Mapping[str, str]:
-        """Ours without what is private; without systemd's own directory only the message bus leads to it."""
+        """Ours without what is private; without systemd's own directory only the message bus leads to it.
+
+        In a container with the host's PIDs systemctl takes itself to be in a chroot, where it ignores what it is told
+        and reports success, unless it is told not to look (systemd, docs/ENVIRONMENT.md).
+        """
         kept = {name: value for name, value in os.environ.items() if name not in PRIVATE}
         force = {} if self._files.exists(SYSTEMD_RUNNING) else {"SYSTEMCTL_FORCE_BUS": "1"}
-        return kept | force | {"LC_ALL": "C", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": ""}
+        return kept | force | {"SYSTEMD_IGNORE_CHROOT": "1", "LC_ALL": "C", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": ""}
 
     def _pids(self, unit: _Unit) -> tuple[int, ...]:
         """Every process of the unit by its cgroup, at least the main one."""

@@ -10,6 +10,7 @@ from enum import Enum, StrEnum
 from typing import Any, get_type_hints
 
 from nodeagent.errors import JournalError
+from nodeagent.host.files import rooted
 from nodeagent.host.paths import JOURNAL, PROC_BOOT_ID
 from nodeagent.host.ports import Files
 from nodeagent.plan.model import Transition
@@ -101,7 +102,7 @@ class Journal:
     def read(self) -> tuple[Step, ...]:
         """Steps owed by an earlier run. JournalError if the file is damaged."""
         text = self._files.read_optional(JOURNAL)
-        self._entries = list(decode(text)) if text is not None else []
+        self._entries = list(decode(text, rooted(self._files.root, JOURNAL))) if text is not None else []
         return owed_steps(self._entries)
 
     def _save(self) -> None:
@@ -141,26 +142,26 @@ def encode(entries: Sequence[Entry], boot_id: str) -> str:
     return json.dumps({"checksum": _checksum(body), **body}, indent=1) + "\n"
 
 
-def decode(text: str) -> tuple[Entry, ...]:
-    """The entries of a journal. JournalError names the place of the damage and what to do."""
+def decode(text: str, place: str = JOURNAL) -> tuple[Entry, ...]:
+    """The entries of a journal, read from `place`. JournalError names the place of the damage and what to do."""
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _damaged(f"line {error.lineno}, byte {error.pos} of {len(text)}: {error.msg}") from error
+        raise _damaged(place, f"line {error.lineno}, byte {error.pos} of {len(text)}: {error.msg}") from error
     try:
         checksum = document.pop("checksum")
         if checksum != _checksum(document):
-            raise _damaged("its checksum does not match its content")
+            raise _damaged(place, "its checksum does not match its content")
         if document["version"] != VERSION:
-            raise _damaged(f"it has version {document['version']}, this agent writes {VERSION}")
+            raise _damaged(place, f"it has version {document['version']}, this agent writes {VERSION}")
         return tuple(_entry(item) for item in document["entries"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(f"its content is not a journal ({error!r})") from error
+        raise _damaged(place, f"its content is not a journal ({error!r})") from error
 
 
-def _damaged(problem: str) -> JournalError:
+def _damaged(place: str, problem: str) -> JournalError:
     return JournalError(
-        f"read journal {JOURNAL}: {problem}; an earlier run may have been interrupted and still owe this node modules "
+        f"read journal {place}: {problem}; an earlier run may have been interrupted and still owe this node modules "
         "or services: compare `nodeagent show` with what you expect, then remove the file"
     )
 

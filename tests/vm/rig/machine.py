@@ -40,6 +40,7 @@ class Boot:
     """One run of the machine: extra kernel arguments, and what pytest runs in the guest, relative to tests/vm/guest.
 
     `manager`: what runs as PID 1, "systemd" or nothing but the tests. `devices`: more of QEMU's `-device` arguments.
+    `image`: where the container's file system lies.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Boot:
     manager: str = ""
     devices: tuple[str, ...] = ()
     deadline_seconds: float = 600
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def _write_guest(kernel: Kernel, plan: Boot, repository: Path, results: Path) ->
         "SOURCES": str(Path(nodeagent.__file__).parents[1]),
         "TESTS": tests,
         "MANAGER": plan.manager,
+        "IMAGE": plan.image,
     }
     (results / "guest.env").write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
 

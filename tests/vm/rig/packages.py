@@ -26,6 +26,9 @@ PROGRAMS = {
     "rdma": "iproute2",
     "systemd-analyze": "systemd",
     "zstd": "zstd",
+    "podman": "podman",
+    "crun": "crun",
+    "dbus-daemon": "dbus-daemon",
 }
 
 

@@ -2,7 +2,7 @@
 # One pytest process in the guest, its exit code into the results, power off.
 # The exit code goes through a file and not through QEMU's isa-debug-exit, because lockdown forbids /dev/port.
 . /vm/results/guest.env
-export PYTHONPATH="$SOURCES:$REPOSITORY/tests" PYTHONUNBUFFERED=1
+export IMAGE PYTHONPATH="$SOURCES:$REPOSITORY/tests" PYTHONUNBUFFERED=1
 cd "$REPOSITORY" || echo "guest: no directory $REPOSITORY"
 echo "guest: kernel $(uname -r) up after $(cut -d' ' -f1 /proc/uptime) s"
 # shellcheck disable=SC2086 - TESTS is a list of paths without blanks
