@@ -17,6 +17,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "plan": ("convergence", "show what would be done, why, what it disturbs and what is in the way"),
     "apply": ("convergence", "do it once"),
     "check": ("convergence", "say whether the node is as the file says (exit 3 when not)"),
+    "confirm": ("confirm", "keep a change to a guarded interface that waits for it"),
     "status": ("show", "what the running agent reports, or a direct look when none runs"),
     "show": ("show", "what is observed: driver, GPUs, MIG, modules, links, holders"),
     "metrics": ("metrics", "print the metrics once, as a scrape would get them"),

@@ -109,7 +109,7 @@ def _goal(arguments: argparse.Namespace, spec: NodeSpec, own_pids: tuple[int, ..
         "reload": lambda state: plan_reload(names, state, spec),
     }
     disruption = override(spec.disruption, arguments.disruption)
-    terms = Terms(disruption, (*KNOWN_SERVICES, *spec.services), own_pids=own_pids)
+    terms = Terms(disruption, (*KNOWN_SERVICES, *spec.services), own_pids=own_pids, guard=spec.guard)
     return Goal(lambda state: (wish[arguments.operation](state),), names_of_interest(spec, names), terms)
 
 

@@ -79,9 +79,15 @@ class Target(NamedTuple):
 
         host = self.open(nvml_deadline_seconds)
         try:
-            yield Observer(host)
+            yield Observer(host, control_address=_control_address(self))
         finally:
             host.nvml.close()
+
+
+def _control_address(target: Target) -> str:
+    """The node's own address in the ssh session that gave the command (sshd(8), SSH_CONNECTION), "" without one."""
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    return words[2] if len(words) == 4 and not target.simulated else ""
 
 
 def add_target_options(parser: argparse.ArgumentParser) -> None:

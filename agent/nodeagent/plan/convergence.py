@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from nodeagent.plan.executor import Context, Failure, Result, execute
+from nodeagent.plan.executor import Context, Failure, Result
 from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import NO_MORE, LinkInterest, Observer
+from nodeagent.plan.probation import Trial
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms, sequence
 from nodeagent.resources.base import Step, Wish
 from nodeagent.resources.container_query import container_query
 from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.link_addressing import wants_addressing
-from nodeagent.resources.link_settings import groups_of
+from nodeagent.resources.link_settings import ORDER, groups_of
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import ContainerQuery
@@ -22,6 +23,7 @@ from nodeagent.state.node import NodeState
 from nodeagent.state.things import Kind
 
 MAX_ROUNDS = 8
+ROLLED_BACK = "rolled back in this run"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
         return tuple(RESOURCES[name](spec, state) for name in chosen)
 
     services = (*KNOWN_SERVICES, *spec.services)
-    terms = Terms(spec.disruption, services)
+    terms = Terms(spec.disruption, services, guard=spec.guard)
     wanted = {
         "with_roce": spec.roce is not None,
         "with_pcie": spec.pcie is not None,
@@ -96,8 +98,9 @@ def converge(goal: Goal, context: Context) -> Outcome:
     A unit that failed is not tried again here, but the rest goes on: the next round may have to mend what the restoring
     of this one changed, such as the numbers of a device node.
     """
-    results: list[Result] = []
-    given_up: dict[str, str] = {}
+    trial = Trial(goal.terms.guard, context, lambda: _whole(goal, context.observer))
+    results: list[Result] = [*trial.resume()]
+    given_up: dict[str, str] = dict.fromkeys((unit for one in results for unit in one.failed_units), ROLLED_BACK)
     for round_ in range(MAX_ROUNDS + 1):
         state, plan, goal = _survey_settled(goal, context)
         left = _plan_without(given_up, state, goal) if given_up else plan
@@ -105,9 +108,15 @@ def converge(goal: Goal, context: Context) -> Outcome:
             break
         for transition in left.transitions:
             if not context.stop():
-                results.append(execute(transition, context, goal.terms.owed))
+                results.append(trial.execute(transition, goal.terms.owed))
                 given_up |= dict.fromkeys(results[-1].failed_units, "failed in this run")
     return Outcome(state, plan, tuple(results), round_)
+
+
+def _whole(goal: Goal, observer: Observer) -> NodeState:
+    """All that the way back of any step may be compared with."""
+    state = observer.add_links(observer.observe(goal.interest), LinkInterest(ORDER, addressing=True))
+    return observer.add_holders(state, goal.terms.services)
 
 
 def _plan_without(given_up: Mapping[str, str], state: NodeState, goal: Goal) -> Plan:
@@ -117,8 +126,10 @@ def _plan_without(given_up: Mapping[str, str], state: NodeState, goal: Goal) -> 
 
 def once(goal: Goal, proof: Callable[[Plan], Goal], context: Context) -> Outcome:
     """Carry out one plan, then survey the goal that proves it: a reload, say, cannot be seen in the node's state."""
+    trial = Trial(goal.terms.guard, context, lambda: _whole(goal, context.observer))
+    resumed = trial.resume()
     _, plan, goal = _survey_settled(goal, context)
-    results = tuple(execute(transition, context, goal.terms.owed) for transition in plan.transitions)
+    results = (*resumed, *(trial.execute(transition, goal.terms.owed) for transition in plan.transitions))
     state, left, _ = _survey_settled(proof(plan), context)
     return Outcome(state, left, results, 1)
 

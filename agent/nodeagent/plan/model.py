@@ -46,6 +46,7 @@ class Transition:
     restore: tuple[Step, ...] = ()
     disturbed: tuple[Blocker, ...] = ()
     left_down: tuple[Thing, ...] = ()
+    guarded: tuple[str, ...] = ()  # interfaces that must not be lost (guard in the node file)
     is_owed: bool = False  # brings back what an interrupted transition took away
 
     @property

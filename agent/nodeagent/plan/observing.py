@@ -21,6 +21,7 @@ from nodeagent.host.runtime_facts import read_runtimes
 from nodeagent.host.topology_facts import read_topology
 from nodeagent.plan.graph import MODULE_OF_DRIVER
 from nodeagent.plan.quiet import KNOWN_SERVICES
+from nodeagent.resources.guarded import CONTROL
 from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.devlink import DevlinkDevice
@@ -48,8 +49,9 @@ NO_MORE = LinkInterest()
 class Observer:
     """Observes one node; keeps only what is costly to read and changes rarely (who exports the peer memory API)."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, control_address: str = "") -> None:
         self.host = host
+        self._control = control_address
         self._peer_memory = PeerMemoryOwner(host.files)
 
     def observe(
@@ -76,7 +78,7 @@ class Observer:
         modules = read_modules(files, parameters_of=(*interest, *module_files), builtin=builtin)
         pci = read_pci(files)
         gpus, unknown = _gpus(host) if "nvidia" in modules else ((), ())
-        netdevs, unread = _netdevs(host, pci)
+        netdevs, unread = _netdevs(host, pci, self._control)
         return NodeState(
             congestion=read_congestion(files, _mlx5(pci)) if with_roce else {},
             kernel=read_policy(files, self._peer_memory.among(modules)),
@@ -139,9 +141,12 @@ class Observer:
         )
 
 
-def _netdevs(host: Host, pci: Mapping[str, PciFunction]) -> tuple[Mapping[str, Netdev], tuple[Unknown, ...]]:
+def _netdevs(
+    host: Host, pci: Mapping[str, PciFunction], control: str
+) -> tuple[Mapping[str, Netdev], tuple[Unknown, ...]]:
     """Interfaces with their quality of service, which only physical functions and software devices can have."""
-    found = read_netdevs(host.files, host.links.uses())
+    uses = {name: with_control(own, control) for name, own in host.links.uses().items()}
+    found = read_netdevs(host.files, uses)
     own = [name for name, one in found.items() if name != LOOPBACK and not _is_vf(one, pci)]
     try:
         dcb = host.links.dcb.read_all(own)
@@ -161,6 +166,12 @@ def _devlink(host: Host, pci: Mapping[str, PciFunction]) -> tuple[Mapping[str, D
 def _mlx5(pci: Mapping[str, PciFunction]) -> tuple[str, ...]:
     """Physical functions that can have congestion control."""
     return tuple(address for address, one in pci.items() if one.driver == "mlx5_core" and not one.is_vf)
+
+
+def with_control(uses: tuple[str, ...], address: str) -> tuple[str, ...]:
+    """With the connection that the agent is controlled through, where the interface has its address."""
+    has_it = address and any(use.startswith(f"address {address}/") for use in uses)
+    return (CONTROL, *uses) if has_it else uses
 
 
 def _has_vfs(found: Netdev, pci: Mapping[str, PciFunction]) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nodeagent.plan.graph import CLIENTS_OF_EVERY_GPU, PASS_THROUGH, Graph, build_graph
 from nodeagent.plan.model import Blocked, Blocker, Plan, Transition
 from nodeagent.plan.parking import parked
 from nodeagent.plan.quiet import counterparts, quiesce_step
 from nodeagent.resources.base import Disturbs, Step, Wish
+from nodeagent.resources.guarded import guarded_by, touched
+from nodeagent.spec.guard import Guard, GuardMode
 from nodeagent.spec.schema import Disruption, Policy
 from nodeagent.state.node import NodeState
 from nodeagent.state.things import Hold, Kind, Thing
@@ -30,6 +32,7 @@ class Terms:
     owed: tuple[Step, ...] = ()
     postponed: Mapping[str, str] = field(default_factory=dict)
     own_pids: tuple[int, ...] = ()
+    guard: Guard = field(default_factory=Guard)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class _Task:
     step: Step
     holds: tuple[Hold, ...]
     disturbed: tuple[Blocker, ...]
+    guarded: tuple[str, ...] = ()
 
     @property
     def owned(self) -> tuple[Thing, ...]:
@@ -50,7 +54,7 @@ def sequence(wishes: Iterable[Wish], state: NodeState, terms: Terms) -> Plan:
     wishes = tuple(wishes)
     graph = build_graph(state, terms.services, terms.own_pids)
     steps = tuple(step for wish in wishes for step in wish.steps)
-    tasks, blocked = _sort_out(steps, graph, terms)
+    tasks, blocked = _refuse_guarded(*_sort_out(steps, graph, terms), guarded_by(terms.guard, state), terms.guard)
     groups = _clients_last(_group(tasks))
     transitions = tuple(_transition(group, state) for group in groups)
     owed = _owed(terms.owed, wishes, state)
@@ -78,6 +82,24 @@ def _sort_out(steps: Sequence[Step], graph: Graph, terms: Terms) -> tuple[tuple[
             tasks.append(found)
             stuck |= _led_away(step, graph)
     return _drop_half_units(tasks, blocked)
+
+
+def _refuse_guarded(
+    tasks: tuple[_Task, ...], blocked: tuple[Blocked, ...], guarded: Mapping[str, str], guard: Guard
+) -> tuple[tuple[_Task, ...], tuple[Blocked, ...]]:
+    """Note which tasks touch an interface that must not be lost, or hold them back."""
+    if guarded:
+        tasks = tuple(
+            replace(task, guarded=touched(task.step, (hold.holder for hold in task.holds), guarded)) for task in tasks
+        )
+    if guard.changes is not GuardMode.REFUSE:
+        return tasks, blocked
+    held = [
+        Blocked(task.step, f"guard.changes is refuse, and {task.guarded[0]} is guarded ({guarded[task.guarded[0]]})")
+        for task in tasks
+        if task.guarded
+    ]
+    return _drop_half_units([task for task in tasks if not task.guarded], [*blocked, *held])
 
 
 def _led_away(step: Step, graph: Graph) -> Mapping[Thing, Step]:
@@ -179,7 +201,8 @@ def _transition(group: Sequence[_Task], state: NodeState) -> Transition:
     candidates = [restored for step in back for restored in counterparts(step, holds, state)]
     restore, left_down = _restorable(candidates, taken)
     disturbed = tuple(dict.fromkeys(blocker for task in group for blocker in task.disturbed))
-    return Transition(quiesce, acts, restore, disturbed, left_down)
+    guarded = tuple(dict.fromkeys(name for task in group for name in task.guarded))
+    return Transition(quiesce, acts, restore, disturbed, left_down, guarded)
 
 
 def _quiet_things(group: Sequence[_Task]) -> tuple[tuple[Step, ...], tuple[Thing, ...]]:

@@ -208,6 +208,7 @@ _EVERY_KEY = Example(
                 },
             },
         ],
+        "guard": {"changes": "automatic", "seconds": 60, "interfaces": ["eno1"]},
         "pcie": {"max_read_request": 4096, "relaxed_ordering": True, "acs_redirect": True},
         "roce": {
             "devices": [

@@ -15,6 +15,7 @@ from typing import Any
 from nodeagent.spec import names
 from nodeagent.spec.containers import Cdi, Runtimes
 from nodeagent.spec.devlink import DevlinkEntry
+from nodeagent.spec.guard import Guard
 from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import key as key  # noqa: PLC0414 - exported from here as well
@@ -331,6 +332,7 @@ class NodeSpec:
     modules: Modules | None = key("Kernel modules.", default=None)
     mig: tuple[MigEntry, ...] = key("MIG layout; GPUs that no entry names are left alone.", default=())
     links: tuple[LinkEntry, ...] = key("Network interfaces; those that no entry matches are left alone.", default=())
+    guard: Guard = key("Interfaces that must not be lost.", factory=Guard)
     pcie: Pcie | None = key("PCI Express settings of NICs and the bridges above them.", default=None)
     roce: Roce | None = key("RoCE settings of RDMA devices; what it does not mention is left alone.", default=None)
     devlink: tuple[DevlinkEntry, ...] = key(
