@@ -122,4 +122,25 @@ enum {
 	NVML_FI_DEV_NVLINK_COUNT_FEC_HISTORY_15 = 250,
 };
 
+enum { NVML_NVLINK_FIRMWARE_VERSION_LENGTH = 100 };
+
+typedef struct {
+	unsigned char ucodeType;
+	unsigned int major;
+	unsigned int minor;
+	unsigned int subMinor;
+} nvmlNvlinkFirmwareVersion_t;
+
+typedef struct {
+	nvmlNvlinkFirmwareVersion_t firmwareVersion[NVML_NVLINK_FIRMWARE_VERSION_LENGTH];
+	unsigned int numValidEntries;
+} nvmlNvlinkFirmwareInfo_t;
+
+typedef struct {
+	unsigned int version;
+	unsigned int isNvleEnabled;
+	nvmlNvlinkFirmwareInfo_t firmwareInfo;
+} nvmlNvLinkInfo_v2_t;
+typedef nvmlNvLinkInfo_v2_t nvmlNvLinkInfo_t;
+
 #endif

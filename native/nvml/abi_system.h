@@ -138,4 +138,15 @@ typedef struct {
 	unsigned int averageLatency;
 } nvmlFBCSessionInfo_t;
 
+typedef struct {
+	unsigned long long protectedMemSizeKib;
+	unsigned long long unprotectedMemSizeKib;
+} nvmlConfComputeMemSizeInfo_t;
+
+typedef struct {
+	unsigned int version;
+	unsigned long long value;
+} nvmlPdi_v1_t;
+typedef nvmlPdi_v1_t nvmlPdi_t;
+
 #endif

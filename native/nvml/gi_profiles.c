@@ -36,36 +36,23 @@ static const struct gi_profile *profile_by_enumerator(const struct call *c, unsi
 	return NULL;
 }
 
+/* What all versions of the structure have in common. */
+#define COUNTS(profile)                                                                                                      \
+	.id = (profile)->id, .sliceCount = (profile)->slices, .instanceCount = (profile)->instances,                         \
+	.multiprocessorCount = (profile)->sm, .copyEngineCount = (profile)->copy_engines, .decoderCount = (profile)->decoders, \
+	.encoderCount = (profile)->encoders, .jpegCount = (profile)->jpegs, .ofaCount = (profile)->ofas,                     \
+	.memorySizeMB = (profile)->memory_mib
+
 static void fill_v1(nvmlGpuInstanceProfileInfo_t *info, const struct gi_profile *profile)
 {
-	*info = (nvmlGpuInstanceProfileInfo_t){
-		.id = profile->id,
-		.sliceCount = profile->slices,
-		.instanceCount = profile->instances,
-		.multiprocessorCount = profile->sm,
-		.copyEngineCount = profile->copy_engines,
-		.decoderCount = profile->decoders,
-		.encoderCount = profile->encoders,
-		.jpegCount = profile->jpegs,
-		.ofaCount = profile->ofas,
-		.memorySizeMB = profile->memory_mib,
-	};
+	*info = (nvmlGpuInstanceProfileInfo_t){ COUNTS(profile) };
 }
 
 static void fill_v2(nvmlGpuInstanceProfileInfo_v2_t *info, const struct gi_profile *profile)
 {
 	*info = (nvmlGpuInstanceProfileInfo_v2_t){
 		.version = info->version,
-		.id = profile->id,
-		.sliceCount = profile->slices,
-		.instanceCount = profile->instances,
-		.multiprocessorCount = profile->sm,
-		.copyEngineCount = profile->copy_engines,
-		.decoderCount = profile->decoders,
-		.encoderCount = profile->encoders,
-		.jpegCount = profile->jpegs,
-		.ofaCount = profile->ofas,
-		.memorySizeMB = profile->memory_mib,
+		COUNTS(profile),
 	};
 	set_text(info->name, sizeof(info->name), profile->name);
 }
@@ -74,16 +61,7 @@ static void fill_v3(nvmlGpuInstanceProfileInfo_v3_t *info, const struct gi_profi
 {
 	*info = (nvmlGpuInstanceProfileInfo_v3_t){
 		.version = info->version,
-		.id = profile->id,
-		.sliceCount = profile->slices,
-		.instanceCount = profile->instances,
-		.multiprocessorCount = profile->sm,
-		.copyEngineCount = profile->copy_engines,
-		.decoderCount = profile->decoders,
-		.encoderCount = profile->encoders,
-		.jpegCount = profile->jpegs,
-		.ofaCount = profile->ofas,
-		.memorySizeMB = profile->memory_mib,
+		COUNTS(profile),
 		.capabilities = gi_has_graphics(profile) ? NVML_GPU_INSTANCE_PROFILE_CAPS_GFX : 0,
 	};
 	set_text(info->name, sizeof(info->name), profile->name);

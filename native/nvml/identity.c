@@ -194,3 +194,22 @@ nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci)
 {
 	return short_pci_info(device, pci, 3, __func__);
 }
+
+/* The identity that is burnt into the chip: 64 bits that stay, and that no other GPU of the machine has. From the UUID here. */
+nvmlReturn_t nvmlDeviceGetPdi(nvmlDevice_t device, nvmlPdi_t *pdi)
+{
+	struct call c;
+	nvmlReturn_t result = call_gpu(&c, device, __func__);
+	unsigned long long value = 0xcbf29ce484222325ULL; /* FNV-1a */
+
+	if (result)
+		return result;
+	if (!pdi)
+		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
+	if (pdi->version != NVMLSIM_VERSION(nvmlPdi_v1_t, 1))
+		return call_end(&c, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+	for (const char *at = c.gpu->board.uuid; *at; at++)
+		value = (value ^ (unsigned char)*at) * 0x100000001b3ULL;
+	pdi->value = value;
+	return call_end(&c, NVML_SUCCESS);
+}

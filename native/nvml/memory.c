@@ -76,3 +76,34 @@ nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *
 	bar1Memory->bar1Free = bar1Memory->bar1Total - bar1Memory->bar1Used;
 	return call_end(&c, NVML_SUCCESS);
 }
+
+/* With confidential computing off no memory is protected. Sizes are in KiB. */
+nvmlReturn_t nvmlDeviceGetConfComputeMemSizeInfo(nvmlDevice_t device, nvmlConfComputeMemSizeInfo_t *memInfo)
+{
+	struct call c;
+	nvmlReturn_t result = call_gpu(&c, device, __func__);
+
+	if (result)
+		return result;
+	if (!memInfo)
+		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
+	if (c.gpu->board.architecture < NVML_DEVICE_ARCH_HOPPER)
+		return call_end(&c, NVML_ERROR_NOT_SUPPORTED);
+	*memInfo = (nvmlConfComputeMemSizeInfo_t){ .unprotectedMemSizeKib = c.gpu->board.memory_mib * 1024 };
+	return call_end(&c, NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetConfComputeProtectedMemoryUsage(nvmlDevice_t device, nvmlMemory_t *memory)
+{
+	struct call c;
+	nvmlReturn_t result = call_gpu(&c, device, __func__);
+
+	if (result)
+		return result;
+	if (!memory)
+		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
+	if (c.gpu->board.architecture < NVML_DEVICE_ARCH_HOPPER)
+		return call_end(&c, NVML_ERROR_NOT_SUPPORTED);
+	*memory = (nvmlMemory_t){ .total = 0 };
+	return call_end(&c, NVML_SUCCESS);
+}

@@ -163,3 +163,21 @@ nvmlReturn_t nvmlDeviceGetC2cModeInfoV(nvmlDevice_t device, nvmlC2cModeInfo_v1_t
 	c2cModeInfo->isC2cEnabled = c.gpu->board.c2c_mbps != 0;
 	return call_end(&c, NVML_SUCCESS);
 }
+
+/* Nothing is encrypted, and no firmware is listed: neither is simulated. Only the second version of the structure has both. */
+nvmlReturn_t nvmlDeviceGetNvLinkInfo(nvmlDevice_t device, nvmlNvLinkInfo_t *info)
+{
+	struct call c;
+	nvmlReturn_t result = call_gpu(&c, device, __func__);
+
+	if (result)
+		return result;
+	if (!info)
+		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
+	if (info->version != NVMLSIM_VERSION(nvmlNvLinkInfo_v2_t, 2))
+		return call_end(&c, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+	if (!c.gpu->board.nvlinks)
+		return call_end(&c, NVML_ERROR_NOT_SUPPORTED);
+	*info = (nvmlNvLinkInfo_t){ .version = info->version };
+	return call_end(&c, NVML_SUCCESS);
+}

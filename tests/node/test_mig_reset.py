@@ -62,7 +62,7 @@ def test_where_nothing_but_a_reboot_resets_a_gpu_that_is_said_once_and_the_other
     assert isinstance(failure.error, UnsupportedError)
     assert str(failure) == (
         f"enable MIG on {node.uuid(0)}: enabled is pending: the driver did not reset the gpu, and "
-        "operation not supported; reboot the node"
+        "the platform offers no reset of its pci function; reboot the node"
     )
     assert modes(node) == [(False, True), (True, True), (False, False), (False, False)]
     assert resets(node) == [0, 1, 0, 0]
@@ -111,8 +111,17 @@ def test_who_holds_the_gpu_is_found_before_the_driver_is_asked(node: SimNode) ->
     assert node.converge(WANTED).plan.converged
 
 
-def test_who_comes_between_check_and_reset_is_not_hurt_and_the_next_pass_finishes(node: SimNode) -> None:
-    route(node, ResetRoute.TOLD, 0)
+@pytest.mark.parametrize(
+    ("way", "said", "pending"),
+    [
+        (ResetRoute.DRIVER, "in use by process", False),
+        (ResetRoute.TOLD, "enabled is pending: the driver did not reset the gpu, and device or resource busy", True),
+    ],
+)
+def test_who_comes_between_check_and_reset_is_not_hurt_and_the_next_pass_finishes(
+    node: SimNode, way: ResetRoute, said: str, pending: bool
+) -> None:
+    route(node, way, 0)
     late: list[int] = []
 
     def act(phase: Phase, step: Step) -> None:
@@ -120,7 +129,8 @@ def test_who_comes_between_check_and_reset_is_not_hurt_and_the_next_pass_finishe
             late.append(node.node.start_job(0, "late.py", GIB))
 
     (failure,) = node.converge(WANTED, Told(before=act)).failures
-    assert "enabled is pending: the driver did not reset the gpu, and device or resource busy" in str(failure)
+    assert said in str(failure)
+    assert modes(node)[0] == (False, pending)
     assert str(late[0]) in node.kernel.processes
     assert resets(node)[0] == 0
     assert any("late.py" in one.text for entry in node.plan(WANTED).blocked for one in entry.blockers)

@@ -283,6 +283,22 @@ def test_facts(client):
     assert client("nvmlDeviceGetVirtualizationMode(g0)") == 0
 
 
+def test_facts_that_programs_of_the_field_ask_for(client):
+    """nvitop asks for protected memory; the chip's identity and the firmware of NVLinks are there for inventories."""
+    assert client("nvmlDeviceGetConfComputeMemSizeInfo(g0)") == UNSUPPORTED
+    assert client("nvmlDeviceGetConfComputeMemSizeInfo(g2).protectedMemSizeKib") == 0
+    assert client("nvmlDeviceGetConfComputeMemSizeInfo(g2).unprotectedMemSizeKib") == 81559 * 1024
+    assert client("nvmlDeviceGetConfComputeProtectedMemoryUsage(g2).total") == 0
+    client("import pynvml")
+    first, again, other = (client(f"nvmlDeviceGetPdi({name})") for name in ("g0", "g0", "g2"))
+    assert first == again != other
+    client("links = pynvml.c_nvmlNvLinkInfo_v2_t()")
+    assert client("nvmlDeviceGetNvLinkInfo(g2, byref(links))") == 0
+    assert client("[links.isNvleEnabled, links.firmwareInfo.numValidEntries]") == [0, 0]
+    client("links.version = 7")
+    assert client("nvmlDeviceGetNvLinkInfo(g2, byref(links))") == "error 25"
+
+
 def test_events_name_the_instance(client, machine, uuids):
     client("nvmlDeviceSetMigMode(g2, 1)")
     client("ci = nvmlGpuInstanceCreateComputeInstance(nvmlDeviceCreateGpuInstance(g2, 9), 2)")

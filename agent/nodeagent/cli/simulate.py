@@ -152,12 +152,8 @@ def run_hang(arguments: argparse.Namespace) -> int:
 def run_route(arguments: argparse.Namespace) -> int:
     node, route = _node(arguments), ResetRoute[arguments.route.upper()]
     node.machine.set_reset_route(_uuid(node, arguments.gpu), route)
-    way = {
-        ResetRoute.DRIVER: "the driver itself",
-        ResetRoute.TOLD: "only nvidia-smi",
-        ResetRoute.REBOOT: "only a reboot",
-    }
-    return _said(arguments, f"GPU {arguments.gpu} is reset by {way[route]}")
+    way = {ResetRoute.DRIVER: "the driver", ResetRoute.TOLD: "nvidia-smi alone", ResetRoute.REBOOT: "a reboot alone"}
+    return _said(arguments, f"from now on {way[route]} resets GPU {arguments.gpu}")
 
 
 def run_reboot(arguments: argparse.Namespace) -> int:

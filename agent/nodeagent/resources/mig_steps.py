@@ -56,15 +56,38 @@ class SetMigMode(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CreateGpuInstance(Step):
-    """Create a GPU instance at this placement in memory slices, with compute instances of these widths.
-
-    Without `compute` it has the one that fills it.
-    """
+class _OneGpuInstance(Step):
+    """A step on one GPU instance: its place in memory slices, and the widths of its compute instances."""
 
     profile: str
     placement: Placement
     compute: tuple[int, ...] = ()
+
+    def _as(self, kind: type[_OneGpuInstance]) -> Step:
+        """The step of the other kind on the same instance, which undoes this one."""
+        return kind(**vars(self) | {"reason": "undo"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneComputeInstance(Step):
+    """A step on one compute instance, at `compute` (compute slices) in the GPU instance at `placement`."""
+
+    profile: str
+    placement: Placement
+    width: int
+    compute: Placement
+
+    def _as(self, kind: type[_OneComputeInstance]) -> Step:
+        """The step of the other kind on the same instance, which undoes this one."""
+        return kind(**vars(self) | {"reason": "undo"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateGpuInstance(_OneGpuInstance):
+    """Create a GPU instance at this placement in memory slices, with compute instances of these widths.
+
+    Without `compute` it has the one that fills it.
+    """
 
     def __str__(self) -> str:
         return f"create {self.profile} at {self.placement.start}{_parts(self.compute)} on {self.subject.name}"
@@ -73,14 +96,7 @@ class CreateGpuInstance(Step):
         host.nvml.create_gpu_instance(self.subject.name, self.profile, self.placement, self.compute)
 
     def undo(self) -> Step:
-        return DestroyGpuInstance(
-            subject=self.subject,
-            unit=self.unit,
-            reason="undo",
-            profile=self.profile,
-            placement=self.placement,
-            compute=self.compute,
-        )
+        return self._as(DestroyGpuInstance)
 
     def satisfied(self, state: NodeState) -> bool:
         found = _instance(state, self.subject, self.profile, self.placement)
@@ -88,15 +104,11 @@ class CreateGpuInstance(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DestroyGpuInstance(Step):
+class DestroyGpuInstance(_OneGpuInstance):
     """Destroy the GPU instance at this placement with its compute instances; the driver refuses while it is in use.
 
     `compute` are the widths of its compute instances, so that undoing brings back what was there.
     """
-
-    profile: str
-    placement: Placement
-    compute: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"destroy {self.profile} at {self.placement.start} on {self.subject.name}"
@@ -105,14 +117,7 @@ class DestroyGpuInstance(Step):
         host.nvml.destroy_gpu_instance(self.subject.name, self.placement)
 
     def undo(self) -> Step:
-        return CreateGpuInstance(
-            subject=self.subject,
-            unit=self.unit,
-            reason="undo",
-            profile=self.profile,
-            placement=self.placement,
-            compute=self.compute,
-        )
+        return self._as(CreateGpuInstance)
 
     def satisfied(self, state: NodeState) -> bool:
         return _instance(state, self.subject, self.profile, self.placement) is None
@@ -123,13 +128,8 @@ class DestroyGpuInstance(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CreateComputeInstance(Step):
+class CreateComputeInstance(_OneComputeInstance):
     """Create a compute instance at `compute` (compute slices) in the GPU instance at `placement` (memory slices)."""
-
-    profile: str
-    placement: Placement
-    width: int
-    compute: Placement
 
     def __str__(self) -> str:
         return f"create {_name(self)} on {self.subject.name}"
@@ -138,28 +138,15 @@ class CreateComputeInstance(Step):
         host.nvml.create_compute_instance(self.subject.name, self.placement, self.width, self.compute)
 
     def undo(self) -> Step:
-        return DestroyComputeInstance(
-            subject=self.subject,
-            unit=self.unit,
-            reason="undo",
-            profile=self.profile,
-            placement=self.placement,
-            width=self.width,
-            compute=self.compute,
-        )
+        return self._as(DestroyComputeInstance)
 
     def satisfied(self, state: NodeState) -> bool:
         return _has_compute(state, self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DestroyComputeInstance(Step):
+class DestroyComputeInstance(_OneComputeInstance):
     """Destroy a compute instance and leave its GPU instance; the driver refuses while it is in use."""
-
-    profile: str
-    placement: Placement
-    width: int
-    compute: Placement
 
     def __str__(self) -> str:
         return f"destroy {_name(self)} on {self.subject.name}"
@@ -168,15 +155,7 @@ class DestroyComputeInstance(Step):
         host.nvml.destroy_compute_instance(self.subject.name, self.placement, self.compute)
 
     def undo(self) -> Step:
-        return CreateComputeInstance(
-            subject=self.subject,
-            unit=self.unit,
-            reason="undo",
-            profile=self.profile,
-            placement=self.placement,
-            width=self.width,
-            compute=self.compute,
-        )
+        return self._as(CreateComputeInstance)
 
     def satisfied(self, state: NodeState) -> bool:
         return not _has_compute(state, self)
@@ -186,7 +165,7 @@ class DestroyComputeInstance(Step):
         return Disturbs.GPU
 
 
-def _name(step: CreateComputeInstance | DestroyComputeInstance) -> str:
+def _name(step: _OneComputeInstance) -> str:
     name = device_name(step.profile, step.width) if step.width else "the whole compute instance"
     return f"{name} at {step.compute.start} in {step.profile} at {step.placement.start}"
 
@@ -201,7 +180,7 @@ def _instance(state: NodeState, subject: Thing, profile: str, placement: Placeme
     return next((one for one in instances if one.placement == placement and one.profile == profile), None)
 
 
-def _has_compute(state: NodeState, step: CreateComputeInstance | DestroyComputeInstance) -> bool:
+def _has_compute(state: NodeState, step: _OneComputeInstance) -> bool:
     found = _instance(state, step.subject, step.profile, step.placement)
     if found is None:
         return False

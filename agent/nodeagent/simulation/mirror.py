@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from nodeagent.errors import BusyError, GoneError
+from nodeagent.errors import BusyError, GoneError, UnsupportedError
 from nodeagent.simulation import tree_capabilities
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ class MachineResets:
         found = next((gpu for gpu in self._machine.gpus if gpu.pci_address == pci_address), None)
         if found is None:
             raise GoneError("reset", f"gpu {pci_address}", "there is no such gpu")
-        self._machine.reset(found.uuid)
+        try:
+            self._machine.reset(found.uuid)
+        except UnsupportedError as error:
+            reason = "the platform offers no reset of its pci function"
+            raise UnsupportedError("reset", f"gpu {pci_address}", reason, "reboot") from error
 
 
 class MachineMirror:
