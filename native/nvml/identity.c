@@ -20,7 +20,7 @@ GPU_VALUE(nvmlDeviceGetMaxPcieLinkGeneration, unsigned int, c.gpu->board.pcie_ge
 GPU_VALUE(nvmlDeviceGetGpuMaxPcieLinkGeneration, unsigned int, c.gpu->board.pcie_generation)
 GPU_VALUE(nvmlDeviceGetMaxPcieLinkWidth, unsigned int, c.gpu->board.pcie_width)
 GPU_VALUE(nvmlDeviceGetCurrPcieLinkGeneration, unsigned int, c.gpu->board.pcie_generation)
-GPU_VALUE(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, c.gpu->board.pcie_width)
+GPU_VALUE(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, c.gpu->pcie_width_now ? c.gpu->pcie_width_now : c.gpu->board.pcie_width)
 GPU_VALUE(nvmlDeviceGetPersistenceMode, nvmlEnableState_t, c.gpu->persistence)
 GPU_VALUE(nvmlDeviceGetComputeMode, nvmlComputeMode_t, c.gpu->compute_mode)
 GPU_VALUE(nvmlDeviceGetDisplayMode, nvmlEnableState_t, NVML_FEATURE_DISABLED)

@@ -115,6 +115,7 @@ struct gpu {
 	uint64_t sram_corrected, sram_uncorrected, sram_corrected_aggregate, sram_uncorrected_aggregate;
 	uint64_t remapped_correctable, remapped_uncorrectable, remap_pending, remap_failed;
 	uint64_t pcie_replays, pcie_errors, recovery_action;
+	uint64_t pcie_width_now; /* 0: as the board has */
 	uint64_t event_reasons; /* nvmlClocksEventReason* beside those that follow from the load */
 	uint64_t sync_boost_ns, board_limit_ns, low_utilization_ns, reliability_ns;
 	uint64_t sw_thermal_ns, hw_thermal_ns, power_brake_ns;

@@ -93,6 +93,7 @@ static const struct value gpu_values[] = {
 	GPU_NUMBER(remap_failed),
 	GPU_NUMBER(pcie_replays),
 	GPU_NUMBER(pcie_errors),
+	GPU_NUMBER(pcie_width_now),
 	GPU_NUMBER(event_reasons),
 	GPU_NUMBER(sync_boost_ns),
 	GPU_NUMBER(board_limit_ns),

@@ -27,6 +27,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "topology": ("topology", "show how GPUs and NICs are wired, and what makes the way between them slow"),
     "roce": ("roce", "GIDs, RoCE mode, counters and NCCL settings of the RDMA NICs"),
     "cdi": ("cdi", "print, list and check the CDI specifications that give devices to containers"),
+    "health": ("health", "which GPU, port or part of the node is ill, since when, and what to do"),
+    "events": ("events", "what happened on the node: Xids, verdicts, reboots"),
     "validate": ("validate", "prove that the hardware works, with real traffic"),
     "config": ("config", "validate a node file, print its schema, an example, import other files"),
     "simulate": ("simulate", "profiles, jobs and faults of a simulated node"),

@@ -33,6 +33,7 @@ from nodeagent.spec.reader import read_spec
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.control import Answers, ControlServer
+from nodeagent.supervisor.health_watch import HealthWatch
 from nodeagent.supervisor.loop import Supervisor
 from nodeagent.supervisor.otlp_push import OtlpPush
 from nodeagent.supervisor.pod_watch import PodWatch
@@ -116,6 +117,9 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     host = supervisor.observer.host
     choices = Choices(spec.metrics, host.files)
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
+    watch = HealthWatch(host, spec.health, target.path_of)
+    sampler.examine = watch.examine
+    watch.log.on_line = lambda: sampler.refresh(supervisor.status)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
     sampler.push = push = OtlpPush(spec.metrics.otlp_endpoint)
     sampler.pods = pods = PodWatch(target.path_of(choices.pod_socket()), spec.loop.sample_seconds)
@@ -130,6 +134,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
 
     def follow(spec: NodeSpec) -> None:
         choices.take_over(spec.metrics)
+        watch.take_over(spec.health)
         sampler.pace(spec.loop.sample_seconds)
         push.endpoint = spec.metrics.otlp_endpoint
         pods.socket, pods.seconds = target.path_of(choices.pod_socket()), spec.loop.sample_seconds
@@ -141,16 +146,16 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         supervisor.status = replace(
             supervisor.status, identity=replace(supervisor.status.identity, metrics=server.address)
         )
-    control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler))
+    control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler, watch))
     stack.callback(control.close)
-    for watch in (pods, push):
-        watch.start()
-        stack.callback(watch.stop)
+    for each in (watch, pods, push):
+        each.start()
+        stack.callback(each.stop)
     sampler.start()
     stack.callback(sampler.stop)
 
 
-def _answers(supervisor: Supervisor, sampler: Sampler) -> Answers:
+def _answers(supervisor: Supervisor, sampler: Sampler, watch: HealthWatch) -> Answers:
     def state() -> dict[str, Any]:
         last = supervisor.status.last
         if last is None:
@@ -172,6 +177,12 @@ def _answers(supervisor: Supervisor, sampler: Sampler) -> Answers:
         return {"asked": reason.value}
 
     return Answers(
-        documents={"/v1/status": status, "/v1/state": state, "/v1/telemetry": telemetry, "/v1/metrics": metrics},
+        documents={
+            "/v1/status": status,
+            "/v1/state": state,
+            "/v1/telemetry": telemetry,
+            "/v1/metrics": metrics,
+            "/v1/health": watch.document,
+        },
         requests={"/v1/reconcile": lambda: ask(Wake.ASKED), "/v1/reload": lambda: ask(Wake.RELOAD)},
     )

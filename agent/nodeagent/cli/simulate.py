@@ -15,6 +15,7 @@ from nodeagent.cli.output import columns, emit, style_for
 from nodeagent.cli.target import Target, default_directory, running_simulations
 from nodeagent.errors import UsageError
 from nodeagent.host.lock import node_lock
+from nodeagent.simulation.faults import FAULTS, heal, make_fault, report_xid
 from nodeagent.simulation.machine import ResetRoute
 from nodeagent.simulation.node import Job, SimulatedNode, open_node
 from nodeagent.simulation.profiles import profiles
@@ -32,6 +33,9 @@ examples:
   nodeagent simulate lose --gpu 5
   nodeagent simulate reset-route reboot --gpu 1
   nodeagent simulate reboot
+  nodeagent simulate xid 79 --gpu 3
+  nodeagent simulate fault ecc --gpu 1
+  nodeagent simulate fault port-down --at enp24s0np0
   nodeagent simulate heal
 """
 _FORMATTER = argparse.RawDescriptionHelpFormatter
@@ -67,6 +71,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     _add_gpu(add("lose", "let a GPU fall off the bus", run_lose))
     hang = _add_gpu(add("hang", "let every NVML call on a GPU hang", run_hang))
     hang.add_argument("--seconds", type=float, default=60.0, help="how long each call hangs (default: 60)")
+    _add_health(add)
     load = _add_gpu(add("load", "set how busy a GPU is", run_load))
     load.add_argument("percent", type=int, choices=range(101), metavar="PERCENT")
     fail = add("fail-module", "let the kernel refuse a module", run_fail_module)
@@ -75,6 +80,19 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     fail.add_argument("--errno", default="EINVAL", help="error name (default: EINVAL)")
     fail.add_argument("--times", type=int, default=1, help="how many times (default: 1)")
     _add_jobs(verbs, common)
+
+
+def _add_health(add: Callable[..., argparse.ArgumentParser]) -> None:
+    xid = _add_gpu(add("xid", "let the driver report an Xid, in the kernel's log and through NVML", run_xid))
+    xid.add_argument("code", type=int)
+    xid.add_argument("--text", default="", help="what the line says behind the number")
+    fault = add(
+        "fault", "break something: " + "; ".join(f"{name}: {kind.text}" for name, kind in FAULTS.items()), run_fault
+    )
+    fault.add_argument("kind", choices=sorted(FAULTS))
+    fault.add_argument("--gpu", type=int, default=None, help="index of the GPU")
+    fault.add_argument("--at", default="", help="interface, RDMA device or PCI address, for faults of those")
+    fault.add_argument("--value", type=float, default=None, help="how much, if not the usual")
 
 
 def _add_jobs(verbs: Any, common: argparse.ArgumentParser) -> None:
@@ -163,6 +181,19 @@ def run_reboot(arguments: argparse.Namespace) -> int:
     return _said(arguments, "the node has started anew, without a driver")
 
 
+def run_xid(arguments: argparse.Namespace) -> int:
+    node = _node(arguments)
+    report_xid(node, _uuid(node, arguments.gpu), arguments.code, arguments.text)
+    return _said(arguments, f"GPU {arguments.gpu} reports Xid {arguments.code}")
+
+
+def run_fault(arguments: argparse.Namespace) -> int:
+    node = _node(arguments)
+    where = arguments.at if arguments.gpu is None else _uuid(node, arguments.gpu)
+    make_fault(node, arguments.kind, where, arguments.value)
+    return _said(arguments, f"{FAULTS[arguments.kind].text}: made")
+
+
 def run_load(arguments: argparse.Namespace) -> int:
     node = _node(arguments)
     node.machine.set_load(_uuid(node, arguments.gpu), arguments.percent)
@@ -180,10 +211,7 @@ def run_fail_module(arguments: argparse.Namespace) -> int:
 
 def run_heal(arguments: argparse.Namespace) -> int:
     node = _node(arguments)
-    node.kernel.clear_faults()
-    node.machine.clear_faults()
-    for gpu in node.machine.gpus:
-        node.machine.lose(gpu.uuid, lost=False)
+    heal(node)
     return _said(arguments, "no faults are left")
 
 

@@ -111,13 +111,7 @@ class History:
     def memory(self) -> Memory:
         """What the run before knew."""
         with self._using() as connection:
-            named = dict(connection.execute("SELECT name, value FROM memory"))
-            rows = connection.execute('SELECT subject_kind, subject, "check", verdict, since FROM verdicts')
-            since = {(SubjectKind(kind), name, check): (Verdict(word), at) for kind, name, check, word, at in rows}
-        sequence = named.pop("kmsg sequence", "")
-        boot_id = named.pop("kmsg boot", "")
-        cursor = Cursor(boot_id, int(sequence)) if sequence.isdigit() else None
-        return Memory(cursor, since, named)
+            return _memory(connection)
 
     def record(self, entry: Entry) -> int:
         """Keep all of it, or nothing; how many of the events were new."""
@@ -187,6 +181,26 @@ def read_history(root: str, query: Query) -> tuple[HealthEvent, ...]:
         raise GoneError("read", path, "there is no history yet", "the running agent writes it")
     with _errors("read", path), closing(_connect(f"file:{path}?mode=ro")) as connection:
         return _select(connection, query)
+
+
+def read_memory(root: str) -> Memory:
+    """What the last run knew, for somebody who only reads; nothing where there is no history, or it may not be read."""
+    path = root.rstrip("/") + paths.HISTORY
+    try:
+        with closing(_connect(f"file:{path}?mode=ro")) as connection:
+            return _memory(connection)
+    except sqlite3.Error:
+        return Memory()
+
+
+def _memory(connection: sqlite3.Connection) -> Memory:
+    named = dict(connection.execute("SELECT name, value FROM memory"))
+    rows = connection.execute('SELECT subject_kind, subject, "check", verdict, since FROM verdicts')
+    since = {(SubjectKind(kind), name, check): (Verdict(word), at) for kind, name, check, word, at in rows}
+    sequence = named.pop("kmsg sequence", "")
+    boot_id = named.pop("kmsg boot", "")
+    cursor = Cursor(boot_id, int(sequence)) if sequence.isdigit() else None
+    return Memory(cursor, since, named)
 
 
 def _connect(address: str) -> sqlite3.Connection:

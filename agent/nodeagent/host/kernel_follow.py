@@ -63,7 +63,7 @@ class KmsgFollower:
         boot_id = self._text(paths.PROC_BOOT_ID)
         self._known = cursor is not None and cursor.boot_id == boot_id
         self._next = cursor.sequence if cursor is not None and self._known else 0
-        self._boot_id = boot_id
+        self.boot_id = boot_id  # as of the last reading
 
     @property
     def descriptor(self) -> int | None:
@@ -77,7 +77,7 @@ class KmsgFollower:
 
     def read(self) -> LogBatch:
         """What came since the last reading, at most 4096 records."""
-        batch = LogBatch(booted=self._boot_time())
+        batch = LogBatch(booted=self.boot_time())
         found = list(islice(self._records(), AT_ONCE))
         lost = self._advance(found)
         return replace(
@@ -86,7 +86,7 @@ class KmsgFollower:
             foreign=tuple(record for record in found if record.facility != KERNEL_FACILITY),
             lost=lost,
             more=len(found) == AT_ONCE,
-            cursor=Cursor(self._boot_id, self._next),
+            cursor=Cursor(self.boot_id, self._next),
         )
 
     def _advance(self, found: list[KernelRecord]) -> int:
@@ -121,11 +121,11 @@ class KmsgFollower:
 
     def _restarted(self, records: list[KernelRecord]) -> bool:
         boot_id = self._text(paths.PROC_BOOT_ID)
-        changed = boot_id != self._boot_id
-        self._boot_id = boot_id
+        changed = boot_id != self.boot_id
+        self.boot_id = boot_id
         return changed or bool(records and records[-1].sequence + 1 < self._next)
 
-    def _boot_time(self) -> float:
+    def boot_time(self) -> float:
         """`btime` of /proc/stat (proc(5)): whole seconds since the epoch."""
         for line in self._text(paths.PROC_STAT).splitlines():
             if line.startswith("btime "):

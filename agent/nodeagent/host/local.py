@@ -17,6 +17,7 @@ def open_host(nvml_deadline_seconds: float) -> Host:
     from nodeagent.host.nvml_worker import WorkerNvml  # noqa: PLC0415
     from nodeagent.host.processes import ProcProcesses  # noqa: PLC0415
     from nodeagent.host.services import Systemd  # noqa: PLC0415
+    from nodeagent.host.vitals import RealVitals  # noqa: PLC0415
 
     files, clock = LocalFiles(), RealClock()
     services = Systemd(files, clock)
@@ -30,4 +31,5 @@ def open_host(nvml_deadline_seconds: float) -> Host:
         kernel_log=KmsgLog(),
         clock=clock,
         runtimes=LocalRuntimes(services),
+        vitals=RealVitals(),
     )

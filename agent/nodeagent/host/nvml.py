@@ -51,6 +51,7 @@ class InProcessNvml:
         self._uuids: dict[int, str] = {}
         self._telemetry = Telemetry()
         self._mode_changes = ModeChanges(resets or NvidiaSmi())
+        self._faults: tuple[GpuFault, ...] = ()
 
     def pid(self) -> int | None:
         return os.getpid() if self._open else None
@@ -123,7 +124,11 @@ class InProcessNvml:
         return self._mode_changes.mark(found), faults
 
     def samples(self) -> tuple[GpuSample, ...]:
-        return self._each(self.sample)[0]
+        found, self._faults = self._each(self.sample)
+        return found
+
+    def faults(self) -> tuple[GpuFault, ...]:
+        return self._faults
 
     def nvlinks(self) -> tuple[NvLinks, ...]:
         return self._each(self.nvlink)[0]

@@ -6,6 +6,7 @@ where it cannot be attributed; nvmlEventMigConfigChange comes on the parent devi
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +19,8 @@ _XID = 0x8  # nvmlEventTypeXidCriticalError
 _MIG = 0x100  # nvmlEventMigConfigChange
 _WHOLE_GPU = 0xFFFFFFFF
 _AT_ONCE = 256  # an error storm must not keep a sample from ending; the rest comes with the next one
-_OVER = (nvml_errors.TIMEOUT, nvml_errors.NOT_FOUND)
+# A lost GPU in the set ends every wait at once; its own calls tell of it, and the kernel's log of the others' Xids.
+_OVER = (nvml_errors.TIMEOUT, nvml_errors.NOT_FOUND, nvml_errors.GPU_IS_LOST, nvml_errors.RESET_REQUIRED)
 
 
 class GpuEvents:
@@ -27,6 +29,7 @@ class GpuEvents:
     def __init__(self) -> None:
         self._set: Any = None
         self._registered: set[str] = set()
+        self._names: dict[int, str] = {}  # UUID by handle: a GPU that is lost cannot be asked for it any more
         self._waiting: dict[str, list[Xid]] = {}
         self._repartitioned: set[str] = set()
 
@@ -36,12 +39,14 @@ class GpuEvents:
                 pynvml.nvmlEventSetFree(self._set)
         self._set = None
         self._registered.clear()
+        self._names.clear()
         self._waiting.clear()
         self._repartitioned.clear()
 
     def since_last(self, handle: Any, uuid: str) -> tuple[tuple[Xid, ...], bool]:
         """Xids of this GPU since the last call, and whether its MIG layout changed."""
         if uuid not in self._registered:
+            self._names[_address(handle)] = uuid
             self._register(handle)
             self._registered.add(uuid)
         if self._set is not None:
@@ -49,6 +54,9 @@ class GpuEvents:
         changed = uuid in self._repartitioned
         self._repartitioned.discard(uuid)
         return tuple(self._waiting.pop(uuid, ())), changed
+
+    def _name(self, handle: Any) -> str:
+        return self._names.get(_address(handle)) or str(pynvml.nvmlDeviceGetUUID(handle))
 
     def _register(self, handle: Any) -> None:
         try:
@@ -69,8 +77,13 @@ class GpuEvents:
                     return
                 raise
             if event.eventType & _MIG:
-                self._repartitioned.add(pynvml.nvmlDeviceGetUUID(event.device))
+                self._repartitioned.add(self._name(event.device))
             if event.eventType & _XID:
                 gi_id = -1 if event.gpuInstanceId == _WHOLE_GPU else event.gpuInstanceId
-                uuid = pynvml.nvmlDeviceGetUUID(event.device)
+                uuid = self._name(event.device)
                 self._waiting.setdefault(uuid, []).append(Xid(int(event.eventData), gi_id))
+
+
+def _address(handle: Any) -> int:
+    """What a handle points to; NVML gives the same for a GPU as long as the session lasts."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0

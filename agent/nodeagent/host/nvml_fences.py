@@ -60,7 +60,7 @@ class Fences:
         attempt = before.attempt + 1 if before else 0
         wait = min(self._first_seconds * 2**attempt, _LONGEST_SECONDS)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        fault = GpuFault(uuid, f"{reason}, fenced off since {since}")
+        fault = GpuFault(uuid, f"{reason}, fenced off since {since}", hangs=True)
         self.total += 1
         self._fences[index] = Fence(fault, attempt, self._monotonic() + wait, stuck)
         return self._fences[index]

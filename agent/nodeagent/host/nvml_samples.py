@@ -19,6 +19,7 @@ import pynvml
 from nodeagent.host import nvml_errors
 from nodeagent.host.nvml_events import GpuEvents
 from nodeagent.host.nvml_gpm import GPM_OF_GPU, GPM_OF_INSTANCE, GpmReader
+from nodeagent.host.nvml_health import HEALTH_READINGS
 from nodeagent.host.nvml_read import optional
 from nodeagent.state.gpu import GpuSample, InstanceSample
 
@@ -138,6 +139,7 @@ class Telemetry:
             instances=tuple(self._instances(handle, index, devices)),
             xids=xids,
             mig_changed=mig_changed,
+            **self._health(handle, index),
             read_seconds=time.monotonic() - started,
             calls=costs.found,
         )
@@ -166,6 +168,18 @@ class Telemetry:
             else:
                 yield from _named(name, value)
             costs.add(function)
+
+    def _health(self, handle: Any, index: int) -> dict[str, Any]:
+        """What only health asks about; a GPU with MIG enabled shows its links as down, which says nothing."""
+        absent = self._absent.setdefault(index, set())
+        found = {}
+        for name, read in HEALTH_READINGS:
+            if name not in absent:
+                try:
+                    found[name] = read(handle)
+                except pynvml.NVMLError as error:
+                    _note_absence(absent, name, error)
+        return found
 
     def _instances(self, handle: Any, index: int, devices: Sequence[tuple[int, Any]]) -> Iterator[InstanceSample]:
         self._gpm.forget_others(index, [gi_id for gi_id, _ in devices])

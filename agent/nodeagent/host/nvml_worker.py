@@ -61,6 +61,7 @@ class WorkerNvml:
         self._named: set[int] = set()  # indices identified in the present session
         self._stuck: list[Worker] = []
         self._mode_changes = ModeChanges(resets or NvidiaSmi())
+        self._faults: tuple[GpuFault, ...] = ()
         self._fences = Fences(deadline_seconds * _FENCE_DEADLINES, monotonic)
 
     def pid(self) -> int | None:
@@ -72,7 +73,11 @@ class WorkerNvml:
         return self._mode_changes.mark(found), faults
 
     def samples(self) -> tuple[GpuSample, ...]:
-        return self._each("sample")[0]
+        found, self._faults = self._each("sample")
+        return found
+
+    def faults(self) -> tuple[GpuFault, ...]:
+        return self._faults
 
     def nvlinks(self) -> tuple[NvLinks, ...]:
         return self._each("nvlink")[0]

@@ -14,6 +14,7 @@ from nodeagent.state.network import RdmaHolder, VfSetting, VirtualFunction
 from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
 from nodeagent.state.qos import DcbState
 from nodeagent.state.topology import NvLinks, PcieSetting
+from nodeagent.state.vitals import ClockFacts, DiskFacts
 
 
 class Files(Protocol):
@@ -94,10 +95,11 @@ class Kmod(Protocol):
 
 @dataclass(frozen=True)
 class GpuFault:
-    """A GPU that could not be read, and why; it is fenced off until the next worker."""
+    """A GPU that could not be read, and why. `hangs`: the call did not come back, and the GPU is fenced off."""
 
     uuid: str
     reason: str
+    hangs: bool = False
 
 
 class Nvml(Protocol):
@@ -113,6 +115,9 @@ class Nvml(Protocol):
 
     def nvlinks(self) -> tuple[NvLinks, ...]:
         """Active NVLinks of every GPU that answers."""
+
+    def faults(self) -> tuple[GpuFault, ...]:
+        """The GPUs that could not be read when samples were last taken."""
 
     def hangs(self) -> int:
         """How often a GPU has been fenced off because a call about it did not come back."""
@@ -328,6 +333,16 @@ class KernelLog(Protocol):
         """Kernel lines (facility 0) after the position, oldest first; empty where the log cannot be read."""
 
 
+class Vitals(Protocol):
+    """The system clock and the disks."""
+
+    def clock(self) -> ClockFacts:
+        """How well the clock is kept. HostError where the kernel does not say."""
+
+    def disk(self, path: str) -> DiskFacts:
+        """The file system that holds this path. GoneError, DeniedError."""
+
+
 class Clock(Protocol):
     """Time, so that tests need not wait."""
 
@@ -350,6 +365,7 @@ class Host:
     kernel_log: KernelLog
     clock: Clock
     runtimes: ContainerRuntimes
+    vitals: Vitals
 
 
 def number(node: DeviceNode) -> DeviceNumber:

@@ -29,15 +29,29 @@ def _read_node(files: Files, address: str) -> PcieNode:
     group = files.target(f"{directory}/iommu_group")
     return PcieNode(
         address=address,
-        link=PcieLink(
-            speed_gts=parse_speed(files.read_optional(f"{directory}/current_link_speed")),
-            width=parse_width(files.read_optional(f"{directory}/current_link_width")),
-            max_speed_gts=parse_speed(files.read_optional(f"{directory}/max_link_speed")),
-            max_width=parse_width(files.read_optional(f"{directory}/max_link_width")),
-        ),
+        link=read_link(files, address),
         config=_read_config(files, directory),
         iommu_type=(files.read_optional(f"{SYS_IOMMU_GROUPS}/{group}/type") or "").strip() if group else "",
     )
+
+
+def read_link(files: Files, address: str) -> PcieLink:
+    """What the link of a function was trained to, and what it can."""
+    directory = f"{SYS_PCI_DEVICES}/{address}"
+    return PcieLink(
+        speed_gts=parse_speed(files.read_optional(f"{directory}/current_link_speed")),
+        width=parse_width(files.read_optional(f"{directory}/current_link_width")),
+        max_speed_gts=parse_speed(files.read_optional(f"{directory}/max_link_speed")),
+        max_width=parse_width(files.read_optional(f"{directory}/max_link_width")),
+    )
+
+
+def is_gone(files: Files, address: str) -> bool:
+    """Whether a function that sysfs still shows does not answer: its configuration space reads as all ones."""
+    try:
+        return files.read_bytes(f"{SYS_PCI_DEVICES}/{address}/config", 4) == b"\xff" * 4
+    except HostError:
+        return False  # it left sysfs, or we may not look; the bus says the rest
 
 
 def _read_config(files: Files, directory: str) -> PcieConfig | None:

@@ -9,6 +9,7 @@ from nodeagent.metrics.dcgm import DCGM_METRICS, DRIVER_LABEL, GpuMetric, Shown
 from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
 from nodeagent.metrics.dcgm_renamed import NEW_DRIVER_LABEL, RENAMED_METRICS
 from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
+from nodeagent.metrics.health_metrics import HEALTH_FAMILIES
 from nodeagent.metrics.netdev_metrics import driver_statistics
 from nodeagent.metrics.node_metrics import AGENT_FAMILIES, NODE_FAMILIES
 from nodeagent.metrics.operator_metrics import operator_families
@@ -46,7 +47,14 @@ def families(view: View) -> Iterator[tuple[Family, Samples]]:
             yield family, samples(view)
     for metric in OWN_GPU_METRICS:
         yield metric, _own_samples(metric, view)
-    for family, samples in (*GPU_FAMILIES, *USER_FAMILIES, *NODE_FAMILIES, *RDMA_FAMILIES, *QOS_FAMILIES):
+    for family, samples in (
+        *GPU_FAMILIES,
+        *USER_FAMILIES,
+        *NODE_FAMILIES,
+        *HEALTH_FAMILIES,
+        *RDMA_FAMILIES,
+        *QOS_FAMILIES,
+    ):
         yield family, samples(view)
     yield from port_counters(view)
     yield from driver_statistics(view)

@@ -9,6 +9,7 @@ from nodeagent.metrics.dcgm import DCGM_METRICS
 from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
 from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
 from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
+from nodeagent.metrics.health_metrics import HEALTH_FAMILIES
 from nodeagent.metrics.netdev_metrics import STATISTICS
 from nodeagent.metrics.node_metrics import AGENT_FAMILIES, NODE_FAMILIES
 from nodeagent.metrics.qos_metrics import QOS_FAMILIES
@@ -29,6 +30,7 @@ def catalogue_tables() -> str:
     groups = (
         ("GPUs, in our own names", (*OWN_GPU_METRICS, *_families(GPU_FAMILIES), *_families(USER_FAMILIES))),
         ("Node", _families(NODE_FAMILIES)),
+        ("Health", _families(HEALTH_FAMILIES)),
         ("RDMA", _families(RDMA_FAMILIES)),
         ("Quality of service (DCB)", _families(QOS_FAMILIES)),
         ("Statistics of the NIC's driver (mlx5)", STATISTICS),

@@ -14,6 +14,7 @@ from nodeagent.metrics.exposition import labels
 from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.tally import NO_TALLY, GpuTally
 from nodeagent.metrics.topology import Rail, rails
+from nodeagent.state.health import Health
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +44,7 @@ class View:
     jobs: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     statistics: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
     pods: PodFacts | None = None
+    health: Health = field(default_factory=Health)
     gid_indexes: Mapping[tuple[str, int], int] = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property

@@ -193,6 +193,13 @@ class KernelState:
     rules: tuple[str, ...] = ()  # routing rules by source
     other_namespaces: int = 0  # network namespaces besides the first
     firmware_path: str = ""
+    pci_widths: Mapping[str, int] = field(default_factory=dict)  # lanes in use, where fewer than the card has
+    port_rates: Mapping[str, int] = field(default_factory=dict)  # megabits per second, where not the card's own
+    port_errors: Mapping[str, int] = field(default_factory=dict)  # by "mlx5_0/symbol_error", on top of the usual
+    lost_gids: tuple[str, ...] = ()  # RDMA devices whose GIDs of addresses are gone
+    clock_synchronized: bool = True
+    clock_offset_seconds: float = 0.0
+    disks_free: Mapping[str, float] = field(default_factory=dict)  # free part, by path
     log: tuple[LogLine, ...] = ()
     next_serial: int = 1
 

@@ -218,6 +218,7 @@ class Machine:
 
         Errors: ecc_corrected, ecc_uncorrected, sram_corrected, sram_uncorrected (each also with _aggregate),
         remapped_correctable, remapped_uncorrectable, remap_pending, remap_failed, pcie_replays, pcie_errors.
+        Lanes in use, 0 for all: pcie_width_now.
         Clocks: event_reasons (bits of nvml.h), sync_boost_ns, sw_thermal_ns, hw_thermal_ns, power_brake_ns,
         board_limit_ns, low_utilization_ns, reliability_ns. Links: nvlinks_down (a bit each), fabric_state,
         fabric_status, fabric_clique, fabric_health_mask, fabric_health.

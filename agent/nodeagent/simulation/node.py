@@ -26,6 +26,7 @@ from nodeagent.simulation.machine_library import library_path
 from nodeagent.simulation.mirror import MachineMirror, MachineResets
 from nodeagent.simulation.ports import SimulatedFiles, SimulatedLinks, SimulatedProcesses, SimulatedServices, with_pid
 from nodeagent.simulation.profiles import RELEASE, Profile, profile
+from nodeagent.simulation.vitals import SimulatedVitals
 
 if TYPE_CHECKING:
     from nodeagent.simulation.machine import SimulatedGpu
@@ -72,6 +73,7 @@ class SimulatedNode:
             kernel_log=KmsgLog(self.directory),
             clock=RealClock(),
             runtimes=SimulatedRuntimes(self.directory),
+            vitals=SimulatedVitals(self.kernel),
         )
 
     def _nvml(self, kind: str, deadline_seconds: float) -> Nvml:

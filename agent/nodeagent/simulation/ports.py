@@ -166,7 +166,8 @@ class SimulatedFiles(LocalFiles):
         """Traffic of an active port since boot, by a fixed rate; nothing is written for it to move."""
         slot = next(slot for slot in rdma_slots(state, self._kernel.profile) if slot.rdma == rdma)
         rate = next((rate for name, _, rate in COUNTERS if name == counter), 0)
-        return int(rate * (time.time() - state.booted_at)) if port_is_active(state, slot) else 0
+        grown = int(rate * (time.time() - state.booted_at)) if port_is_active(state, slot) else 0
+        return grown + state.port_errors.get(f"{rdma}/{counter}", 0)
 
 
 class SimulatedLinks(SimulatedRoce):

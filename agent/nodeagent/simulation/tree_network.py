@@ -42,7 +42,12 @@ COUNTERS = (
 )
 _ZERO_GID = "0000:0000:0000:0000:0000:0000:0000:0000"
 _GIDS = 16
-_RATES = {400_000: "400 Gb/sec (4X NDR)", 200_000: "200 Gb/sec (4X HDR)", 100_000: "100 Gb/sec (4X EDR)"}
+_RATES = {
+    25_000: "25 Gb/sec (1X EDR)",
+    400_000: "400 Gb/sec (4X NDR)",
+    200_000: "200 Gb/sec (4X HDR)",
+    100_000: "100 Gb/sec (4X EDR)",
+}
 
 
 def render(profile: Profile, state: KernelState) -> Tree:
@@ -127,7 +132,7 @@ def _port(state: KernelState, slot: Slot, folder: str) -> Entries:
         ("state", "4: ACTIVE" if active else "1: DOWN"),
         ("phys_state", "5: LinkUp" if active else "3: Disabled"),
         ("link_layer", slot.link_layer),
-        ("rate", _RATES[CARDS[slot.card].speed_mbps]),
+        ("rate", _RATES[state.port_rates.get(slot.rdma, CARDS[slot.card].speed_mbps)]),
         ("lid", "0x0" if ethernet else f"0x{int(slot.pci_address[5:7], 16):x}"),
         ("sm_lid", "0x0" if ethernet else "0x1"),
     ):
@@ -153,7 +158,8 @@ def _gids(state: KernelState, slot: Slot) -> tuple[tuple[str, str], ...]:
         return ()
     first, second = mac_of(slot).replace(":", "")[:6], mac_of(slot).replace(":", "")[6:]
     identifier = f"{int(first[:2], 16) ^ 2:02x}{first[2:]}fffe{second}"
-    values = ["fe80" + "0" * 12 + identifier, *(_mapped(text) for text in interface.addresses)]
+    addresses = () if slot.rdma in state.lost_gids else interface.addresses
+    values = ["fe80" + "0" * 12 + identifier, *(_mapped(text) for text in addresses)]
     return tuple((_grouped(value), kind) for value in values for kind in ("IB/RoCE v1", "RoCE v2"))
 
 

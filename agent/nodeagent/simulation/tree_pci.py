@@ -74,7 +74,7 @@ def _function(state: KernelState, slot: Slot, number: int) -> Entries:
         ("driver_override", state.overrides.get(address) or "(null)"),
         ("enable", int(address in state.drivers)),
         ("modalias", f"pci:v0000{card.vendor.upper()}d0000{card.device.upper()}sv*sd*bc{class_code[:2]}"),
-        *_link(card.link_gts, card.link_width),
+        *_link(card.link_gts, card.link_width, state.pci_widths.get(address)),
     ):
         yield f"{folder}/{name}", line(text)
     space = config_space(Space(card.vendor, card.device, class_code, ENDPOINT))
@@ -103,12 +103,12 @@ def _virtual(state: KernelState, slot: Slot) -> Entries:
     yield f"{parent}/{name}", link(f"{parent}/{name}", folder)
 
 
-def _link(gts: float, width: int) -> tuple[tuple[str, str], ...]:
+def _link(gts: float, width: int, current: int | None = None) -> tuple[tuple[str, str], ...]:
     speed = f"{gts:.1f} GT/s PCIe"
     return (
         ("current_link_speed", speed),
         ("max_link_speed", speed),
-        ("current_link_width", str(width)),
+        ("current_link_width", str(width if current is None else current)),
         ("max_link_width", str(width)),
     )
 

@@ -16,6 +16,7 @@ from nodeagent.spec import names
 from nodeagent.spec.containers import Cdi, Runtimes
 from nodeagent.spec.devlink import DevlinkEntry
 from nodeagent.spec.guard import Guard
+from nodeagent.spec.health import Health
 from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import key as key  # noqa: PLC0414 - exported from here as well
@@ -352,4 +353,5 @@ class NodeSpec:
         canonical=names.unit_name,
     )
     metrics: Metrics = key("The metrics server.", factory=Metrics)
+    health: Health = key("Health checks, expectations and who is told.", factory=Health)
     loop: Loop = key("Timing of the supervisor.", factory=Loop)

@@ -169,12 +169,27 @@ class Xid:
 
 
 @dataclass(frozen=True)
+class Fabric:
+    """The GPU's place in the NVLink fabric (nvmlGpuFabricInfoV_t): the numbers as nvml.h has them.
+
+    `state`: 1 not started, 2 in progress, 3 completed. `status` is the nvmlReturn_t of joining it. `health_mask` has
+    groups of bits, `summary` is 0 where the driver is too old to say, 1 healthy, 2 unhealthy, 3 limited.
+    """
+
+    state: int
+    status: int = 0
+    health_mask: int = 0
+    summary: int = 0
+
+
+@dataclass(frozen=True)
 class GpuSample:
     """Telemetry of one GPU at one moment; None where NVML does not support the value. Units stand in the names.
 
     `fields` maps NVML field ids and `gpm` GPM metric ids to their values in NVML's units (nvml.h); what the GPU does
-    not have is not in them. GPM values are means since the sample before. `xids` and `mig_changed` are events since it.
-    `read_seconds` is what this reading took, `calls` how often each NVML function was called in it, and seconds of it.
+    not have is not in them. `nvlinks` says of each link whether it is up; `temperature_margin_celsius` is what is left
+    until the GPU slows down. GPM values are means since the sample before. `xids` and `mig_changed` are events since
+    it. `read_seconds` is what this reading took, `calls` how often each NVML function was called, and seconds of it.
     """
 
     uuid: str
@@ -208,6 +223,10 @@ class GpuSample:
     instances: tuple[InstanceSample, ...] = ()
     xids: tuple[Xid, ...] = ()
     mig_changed: bool = False
+    persistence: bool | None = None
+    temperature_margin_celsius: int | None = None
+    nvlinks: tuple[bool, ...] | None = None
+    fabric: Fabric | None = None
     read_seconds: float = 0.0
     calls: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 

@@ -21,8 +21,10 @@ from nodeagent.metrics.view import View
 from nodeagent.plan.model import Plan
 from nodeagent.spec.schema import Metrics
 from nodeagent.state.gpu import GpuSample
+from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
 from nodeagent.supervisor.choices import Choices
+from nodeagent.supervisor.health_facts import Reading
 from nodeagent.supervisor.network_sampling import NetworkSampler
 from nodeagent.supervisor.otlp_push import OtlpPush
 from nodeagent.supervisor.pod_watch import PodWatch
@@ -60,6 +62,8 @@ class Sampler:
         self._choices = choices or Choices(Metrics(), host.files)
         self._samples: Sequence[GpuSample] = ()
         self._passes_seen = 0
+        self._trouble = ""
+        self.examine: Callable[[Reading], Health] = lambda _reading: Health()
         self._sampled_at: float | None = None
         self._tally = Tally()
         self._costs: dict[str, float] = {}
@@ -107,6 +111,8 @@ class Sampler:
             self._sample(status)
         with self._measured("network"):
             seen = self.network.read(_observed(status), status.passes)
+        with self._measured("health"):
+            health = self.examine(self._reading(status, seen.state))
         now = time.time()
         view = View(
             node=seen.state,
@@ -119,6 +125,7 @@ class Sampler:
             statistics=seen.statistics,
             pods=self.pods.facts if self.pods else None,
             gid_indexes=seen.gid_indexes,
+            health=health,
         )
         with self._measured("render"):
             self.view, self.snapshot = view, snapshot(view, FRESH_CYCLES * self.seconds)
@@ -142,9 +149,10 @@ class Sampler:
             return
         try:
             self._samples = self._host.nvml.samples() if _observed(status).gpus else ()
+            self._trouble = ""
             repartitioned = self._others_repartitioned()
-        except HostError:
-            self._samples, repartitioned = (), False
+        except HostError as error:
+            self._samples, repartitioned, self._trouble = (), False, str(error)
             self._errors["gpus"] += 1
         finally:
             self._hardware.release()
@@ -153,6 +161,19 @@ class Sampler:
         if self._samples:
             self._sampled_at = time.time()
             self._tally.add(self._samples, self._sampled_at)
+
+    def _reading(self, status: Status, state: NodeState) -> Reading:
+        """For health: what of the GPUs could not be read, and why, besides what could."""
+        observed = _observed(status)
+        untold = next((item.reason for item in observed.unknown if item.what == "GPUs"), "")
+        return Reading(
+            state=state,
+            samples=self._samples,
+            faults=self._host.nvml.faults(),
+            driver_trouble=self._trouble or untold,
+            plan=status.last.outcome.plan if status.last and status.passes else None,  # not before we could act on it
+            observed=observed,
+        )
 
     def _write_textfile(self, taken: Snapshot) -> None:
         path = self._choices.section.textfile
