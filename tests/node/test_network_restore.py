@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from nodeagent.host.ports import Links
 from nodeagent.plan.journal import Phase
+from nodeagent.plan.observing import Observer
 from nodeagent.resources.base import Step
 from sim_node import SimNode, Told, sim_node, text_of
 
@@ -74,3 +79,26 @@ def test_functions_that_are_made_anew_get_their_addresses_back(node: SimNode) ->
     outcome = node.converge(file)
     assert outcome.plan.converged, text_of(outcome.plan)
     assert node.kernel.interfaces["enp97s0v0"].addresses == ("10.2.0.1/24",)
+
+
+def test_cards_are_brought_back_at_once(node: SimNode) -> None:
+    """Each of the two waits in its first step until the other has begun: one after the other they would not get on."""
+    node.node.use_interface("enp225s0np0", "10.3.0.1/24")
+    node.converge(BASE + "links: [{match: enp225s0np0, up: true}]\n")
+    before = _network(node)
+    links, meeting = node.host.links, threading.Barrier(2, timeout=30)
+
+    class Meeting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(links, name)
+
+        def await_link(self, netdev: str, pci_address: str) -> None:
+            if netdev in (NIC, "enp225s0np0"):
+                meeting.wait()
+            links.await_link(netdev, pci_address)
+
+    node.observer = Observer(replace(node.host, links=cast("Links", Meeting())))
+    outcome = node.converge(RELOAD)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    assert not outcome.failures
+    assert _network(node) == before

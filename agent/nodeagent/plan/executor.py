@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
 from nodeagent.errors import HostError
@@ -12,6 +15,9 @@ from nodeagent.plan.model import Transition
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.base import Step
 from nodeagent.state.things import Thing
+
+CARD_UNIT = "quiet/"  # followed by a PCI address (plan.parking)
+MOST_LANES = 16
 
 
 class Report(Protocol):
@@ -58,19 +64,23 @@ class _Run:
     context: Context
     failures: list[Failure] = field(default_factory=list)
     done: list[Step] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)  # journal and report are told by one at a time
 
     def take(self, phase: Phase, step: Step) -> bool:
-        self.context.journal.note(phase, step, Status.INTENT)
-        self.context.report.started(phase, step)
+        with self.lock:
+            self.context.journal.note(phase, step, Status.INTENT)
+            self.context.report.started(phase, step)
         try:
             step.apply(self.context.observer.host)
         except HostError as error:
-            self.failures.append(Failure(phase, step, error))
-            self.context.report.finished(phase, step, error)
-            self.context.journal.note(phase, step, Status.FAILED)
+            with self.lock:
+                self.failures.append(Failure(phase, step, error))
+                self.context.report.finished(phase, step, error)
+                self.context.journal.note(phase, step, Status.FAILED)
             return False
-        self.context.report.finished(phase, step, None)
-        self.context.journal.note(phase, step, Status.DONE)
+        with self.lock:
+            self.context.report.finished(phase, step, None)
+            self.context.journal.note(phase, step, Status.DONE)
         return True
 
 
@@ -173,6 +183,24 @@ def _undo_dependent(run: _Run, unit: str, acted: list[Step]) -> list[Step]:
 
 def _restore(run: _Run, transition: Transition, quieted: Sequence[Thing]) -> None:
     """Bring back what let go, in reverse; one that fails does not keep the others from coming back."""
-    for step in transition.restore:
-        if step.subject in quieted:
+    wanted = (step for step in transition.restore if step.subject in quieted)
+    for of_cards, steps in groupby(wanted, key=lambda step: step.unit.startswith(CARD_UNIT)):
+        lanes: dict[str, list[Step]] = {}
+        for step in steps:
+            lanes.setdefault(step.unit if of_cards else "", []).append(step)
+        _side_by_side(run, tuple(lanes.values()))
+
+
+def _side_by_side(run: _Run, lanes: Sequence[Sequence[Step]]) -> None:
+    """Each lane in its order; the lanes at once, for each waits for firmware and for names most of the time."""
+
+    def follow(lane: Sequence[Step]) -> None:
+        for step in lane:
             run.take(Phase.RESTORE, step)
+
+    if len(lanes) == 1:
+        follow(lanes[0])
+        return
+    with ThreadPoolExecutor(MOST_LANES, "restore") as pool:
+        for done in [pool.submit(follow, lane) for lane in lanes]:
+            done.result()

@@ -47,11 +47,19 @@ def restores(thing: Thing, holds: Iterable[Hold], state: NodeState) -> tuple[Ste
     return tuple(_restore_function(thing, state))
 
 
+def _unit(thing: Thing, state: NodeState) -> str:
+    """One for each card: what is brought back on different ones may be brought back at once."""
+    netdev = state.netdevs.get(thing.name) if thing.kind is Kind.NETDEV else None
+    address = netdev.pci_address if netdev is not None else thing.name
+    physical = state.pci[address].physfn if address in state.pci else ""
+    return f"{UNIT}/{physical or address or thing.name}"
+
+
 def _restore_netdev(thing: Thing, needs: tuple[Thing, ...], state: NodeState) -> Iterator[Step]:
-    found = state.netdevs[thing.name]
+    found, unit = state.netdevs[thing.name], _unit(thing, state)
     yield RestoreLink(
         subject=thing,
-        unit=UNIT,
+        unit=unit,
         reason=WAS_SO,
         pci_address=found.pci_address,
         mtu=found.mtu,
@@ -62,7 +70,7 @@ def _restore_netdev(thing: Thing, needs: tuple[Thing, ...], state: NodeState) ->
     for kind in QOS_STEPS if found.dcb is not None else ():
         value = kind.observed(found.dcb) if found.dcb is not None else None
         if value is not None and found.dcb is not None and _differs_after_load(kind, found.dcb):
-            yield kind(subject=thing, unit=UNIT, reason=WAS_SO, wanted=value, before=())
+            yield kind(subject=thing, unit=unit, reason=WAS_SO, wanted=value, before=())
 
 
 def _differs_after_load(kind: type[QosStep], dcb: DcbState) -> bool:
@@ -78,23 +86,23 @@ def _differs_after_load(kind: type[QosStep], dcb: DcbState) -> bool:
 
 
 def _restore_function(thing: Thing, state: NodeState) -> Iterator[Step]:
-    found = state.pci[thing.name]
+    found, unit = state.pci[thing.name], _unit(thing, state)
     if found.vf_addresses:
         count = len(found.vf_addresses)
-        yield MakeVfs(subject=thing, unit=UNIT, reason=WAS_SO, count=count, bind=False)
+        yield MakeVfs(subject=thing, unit=unit, reason=WAS_SO, count=count, bind=False)
     parent = state.pci.get(found.physfn)
     if parent is None:
         return
     yield from _restore_settings(thing, found, parent, state)
     if found.driver:
         driver = found.driver if found.driver == VFIO_PCI else ""
-        yield BindFunction(subject=thing, unit=UNIT, reason=WAS_SO, driver=driver, before="")
+        yield BindFunction(subject=thing, unit=unit, reason=WAS_SO, driver=driver, before="")
 
 
 def _restore_settings(thing: Thing, found: PciFunction, parent: PciFunction, state: NodeState) -> Iterator[Step]:
     netdev = next((one for one in state.netdevs.values() if one.pci_address == parent.address), None)
     index = parent.vf_addresses.index(found.address) if found.address in parent.vf_addresses else -1
-    kept = _kept(netdev, index)
+    kept, unit = _kept(netdev, index), _unit(thing, state)
     fresh = VirtualFunction(index, mac=NO_MAC, link_state=VfLinkState.AUTO)
     for setting in VfSetting if kept is not None and netdev is not None else ():
         value = kept.value(setting) if kept is not None else None
@@ -103,7 +111,7 @@ def _restore_settings(thing: Thing, found: PciFunction, parent: PciFunction, sta
         if netdev is not None and value is not None and (switch or value != before):
             yield SetVf(
                 subject=thing,
-                unit=UNIT,
+                unit=unit,
                 reason=WAS_SO,
                 netdev=netdev.name,
                 index=index,
