@@ -29,7 +29,10 @@ MAY_IMPORT = {
     "health": {"errors", "state", "host", "spec"},
     "supervisor": {"errors", "state", "spec", "host", "resources", "plan", "metrics", "health", "kubernetes"},
     "simulation": {"errors", "state", "host", "simulation"},
-    "cli": {"errors", "state", "spec", "host", "resources", "plan", "metrics", "health", "supervisor", "simulation"},
+    "cli": {
+        *("errors", "state", "spec", "host", "resources", "plan"),
+        *("metrics", "health", "kubernetes", "supervisor", "simulation"),
+    },
     "__main__": {"cli"},
 }
 # What resources may take from host: the port types, and our own record of load options. All else is effects.

@@ -29,6 +29,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "cdi": ("cdi", "print, list and check the CDI specifications that give devices to containers"),
     "health": ("health", "which GPU, port or part of the node is ill, since when, and what to do"),
     "events": ("events", "what happened on the node: Xids, verdicts, reboots"),
+    "labels": ("labels", "print the node's labels, or patch the node object"),
     "validate": ("validate", "prove that the hardware works, with real traffic"),
     "config": ("config", "validate a node file, print its schema, an example, import other files"),
     "simulate": ("simulate", "profiles, jobs and faults of a simulated node"),

@@ -140,6 +140,8 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         pods.socket, pods.seconds = target.path_of(choices.pod_socket()), spec.loop.sample_seconds
 
     supervisor.on_spec = follow
+    if spec.labels is not None and spec.labels.api:
+        _attach_labels(stack, supervisor)
     if spec.metrics.listen:
         server = serve(spec.metrics.listen, lambda: sampler.snapshot, target.path_of(spec.metrics.web_config_file))
         stack.callback(server.close)
@@ -153,6 +155,24 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         stack.callback(each.stop)
     sampler.start()
     stack.callback(sampler.stop)
+
+
+def _attach_labels(stack: ExitStack, supervisor: Supervisor) -> None:
+    """The node object's labels; the node file is read through them from now on."""
+    from nodeagent.kubernetes.node_api import NodeApi, access_from  # noqa: PLC0415 - only in a cluster
+    from nodeagent.supervisor.node_labels import NodeLabels  # noqa: PLC0415
+
+    files, read = supervisor.observer.host.files, supervisor.read
+    labels = NodeLabels(
+        NodeApi(access_from(os.environ)),
+        lambda: supervisor.status,
+        lambda: supervisor.waker.wake(Wake.RELOAD),
+        lambda path: files.read_optional(path) if path else None,
+    )
+    labels.spec = supervisor.spec
+    supervisor.read = lambda path: labels.overridden(read(path))
+    labels.start()
+    stack.callback(labels.stop)
 
 
 def _answers(supervisor: Supervisor, sampler: Sampler, watch: HealthWatch) -> Answers:

@@ -122,3 +122,8 @@ PODMAN_DROP_IN = "/etc/containers/containers.conf.d/50-nodeagent.conf"
 NVIDIA_RUNTIME = "/usr/bin/nvidia-container-runtime"
 BACKUPS = STATE_DIRECTORY + "/backup"
 RESTARTS_DUE = STATE_DIRECTORY + "/restart-due"
+
+FEATURES_DIRECTORY = "/etc/kubernetes/node-feature-discovery/features.d"
+FEATURES_FILE = FEATURES_DIRECTORY + "/nodeagent.features"
+GFD_FEATURES_FILE = FEATURES_DIRECTORY + "/gfd"
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"

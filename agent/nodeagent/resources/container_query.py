@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from nodeagent.host.paths import GFD_FEATURES_FILE
 from nodeagent.resources.cdi import directories_of
+from nodeagent.resources.labels import features_path
 from nodeagent.spec.containers import Cdi
+from nodeagent.spec.labels import Labels
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import ContainerQuery
 
@@ -15,6 +20,12 @@ def query_for(section: Cdi, *, runtimes: bool = False) -> ContainerQuery:
 
 def container_query(spec: NodeSpec) -> ContainerQuery | None:
     """None where no section is about containers, so that nothing is read."""
-    if spec.cdi is None and spec.runtimes is None:
+    if spec.cdi is None and spec.runtimes is None and spec.labels is None:
         return None
-    return query_for(spec.cdi or Cdi(), runtimes=spec.runtimes is not None)
+    query = query_for(spec.cdi or Cdi(), runtimes=spec.runtimes is not None)
+    return query if spec.labels is None else replace(query, files=label_files(spec.labels))
+
+
+def label_files(section: Labels) -> tuple[str, ...]:
+    """The file of labels, and the one that gpu-feature-discovery would write."""
+    return (features_path(section), GFD_FEATURES_FILE)

@@ -13,6 +13,7 @@ from nodeagent.resources import (
     file_steps,
     guarded,
     kernel_modules,
+    labels,
     link_addressing,
     link_names,
     link_restore,
@@ -48,6 +49,7 @@ RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
     "qos": qos.plan,
     "cdi": cdi.plan,  # describes what all of the above has made
     "runtimes": runtimes.plan,
+    "labels": labels.plan,  # says what all of the above has made
 }
 
 STEPS: Mapping[str, type[Step]] = {

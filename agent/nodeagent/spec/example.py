@@ -261,6 +261,18 @@ _EVERY_KEY = Example(
             "podman": "auto",
             "nvidia_runtime": False,
         },
+        "labels": {
+            "gpus": "auto",
+            "own": True,
+            "mig_strategy": "mixed",
+            "sharing": {"strategy": "time-slicing", "replicas": {"gpu": 4, "mig-1g.5gb": 2}, "rename": False},
+            "timestamp": True,
+            "file": True,
+            "features_file": "",
+            "api": False,
+            "follow": False,
+            "mig_config_file": "",
+        },
         "services": ["dcgm-collector.service"],
         "metrics": {
             "listen": "127.0.0.1:9400",

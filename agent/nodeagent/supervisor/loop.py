@@ -66,9 +66,14 @@ def needs_restart(running: NodeSpec, wanted: NodeSpec) -> tuple[str, ...]:
     changed = {
         "metrics.listen": running.metrics.listen != wanted.metrics.listen,
         "metrics.web_config_file": running.metrics.web_config_file != wanted.metrics.web_config_file,
+        "labels.api": _publishes(running) != _publishes(wanted),
         "loop.nvml_deadline_seconds": running.loop.nvml_deadline_seconds != wanted.loop.nvml_deadline_seconds,
     }
     return tuple(name for name, is_changed in changed.items() if is_changed)
+
+
+def _publishes(spec: NodeSpec) -> bool:
+    return spec.labels is not None and spec.labels.api
 
 
 @dataclass

@@ -1,0 +1,109 @@
+"""Doing as the labels say that a GPU Operator, or its user, puts on the node; pure.
+
+Sources: NVIDIA/gpu-operator controllers/state_manager.go (gpu.deploy.*), NVIDIA/k8s-driver-manager cmd/driver-manager
+(paused values), NVIDIA/mig-parted deployments (nvidia.com/mig.config and its state).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from nodeagent.errors import SpecError, UsageError
+from nodeagent.spec.containers import Component
+from nodeagent.spec.mig_parted import entries_for, parse_parted
+from nodeagent.spec.schema import MigEntry, NodeSpec
+from nodeagent.state.gpu import Gpu
+
+DEPLOY = "nvidia.com/gpu.deploy."
+MIG_CONFIG, MIG_STATE = "nvidia.com/mig.config", "nvidia.com/mig.config.state"
+PAUSED = "paused-for-driver-upgrade"
+
+
+class MigConfigState(StrEnum):
+    """As MIG manager says it. rebooting: a GPU waits for a reboot, which the agent leaves to whoever may do it."""
+
+    PENDING = "pending"
+    REBOOTING = "rebooting"
+    SUCCESS = "success"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The node file as the labels change it. `mig_config` is the name followed, `problem` why it cannot be."""
+
+    spec: NodeSpec
+    mig_config: str = ""
+    problem: str = ""
+
+
+def relevant(labels: Mapping[str, str]) -> dict[str, str]:
+    """Those labels that change what the agent does."""
+    return {key: value for key, value in labels.items() if key == MIG_CONFIG or key.startswith(DEPLOY)}
+
+
+def runs_with_operator(component: str, labels: Mapping[str, str]) -> bool:
+    """Whether the operator runs this component here; one that is paused comes back, so it is still the operator's."""
+    if labels.get(f"{DEPLOY}operands") == "false":
+        return False
+    value = labels.get(f"{DEPLOY}{component}", "")
+    return value in ("true", PAUSED)
+
+
+def follow(spec: NodeSpec, labels: Mapping[str, str], gpus: Iterable[Gpu], parted: str | None) -> Followed:
+    """Leave to the operator what it runs where the file says auto, and take the MIG layout that a label names.
+
+    `parted` is the text of nvidia-mig-parted's file, None without one.
+    """
+    spec = _give_way(spec, labels)
+    name = labels.get(MIG_CONFIG, "")
+    if not name or runs_with_operator("mig-manager", labels):
+        return Followed(spec)
+    try:
+        return Followed(replace(spec, mig=_entries(spec, name, gpus, parted)), name)
+    except (SpecError, UsageError) as error:
+        return Followed(spec, name, str(error))
+
+
+def _entries(spec: NodeSpec, name: str, gpus: Iterable[Gpu], parted: str | None) -> tuple[MigEntry, ...]:
+    if parted is None:
+        return (MigEntry(layout=name),)
+    file = spec.labels.mig_config_file if spec.labels else ""
+    return entries_for(parse_parted(parted, file).config(name), gpus)
+
+
+def _give_way(spec: NodeSpec, labels: Mapping[str, str]) -> NodeSpec:
+    def off(component: Component) -> Component:
+        return Component.OFF if component is Component.AUTO else component
+
+    if runs_with_operator("container-toolkit", labels):
+        if spec.cdi is not None:
+            spec = replace(spec, cdi=replace(spec.cdi, gpus=off(spec.cdi.gpus), management=off(spec.cdi.management)))
+        if spec.runtimes is not None:
+            one = spec.runtimes
+            one = replace(one, containerd=off(one.containerd), crio=off(one.crio), docker=off(one.docker))
+            spec = replace(spec, runtimes=one)
+    if runs_with_operator("gpu-feature-discovery", labels) and spec.labels is not None:
+        spec = replace(spec, labels=replace(spec.labels, gpus=off(spec.labels.gpus)))
+    return spec
+
+
+def mig_config_state(
+    followed: Followed, *, seen: bool, open_units: Iterable[str], failed: Iterable[str], gpus: Iterable[Gpu]
+) -> MigConfigState:
+    """`seen`: a pass has ended since the label was taken over; units are those still to do, and those that failed.
+
+    Level-triggered: what waits for a job to end is pending until it has, and a repaired failure becomes success.
+    """
+    if followed.problem:
+        return MigConfigState.FAILED
+    if not seen:
+        return MigConfigState.PENDING
+    if any(gpu.needs_reboot for gpu in gpus):
+        return MigConfigState.REBOOTING
+    if any(unit.startswith("mig") for unit in failed):
+        return MigConfigState.FAILED
+    waiting = any(unit.startswith("mig") for unit in open_units)
+    return MigConfigState.PENDING if waiting else MigConfigState.SUCCESS
