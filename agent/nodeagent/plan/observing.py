@@ -109,13 +109,12 @@ class Observer:
 
     def add_links(self, state: NodeState, interest: LinkInterest) -> NodeState:
         """The same state with what must be read of interfaces beyond the ordinary: a dump for each group and kind."""
-        links = self.host.links
         if interest.addressing:
-            state = replace(state, addressing=links.addressing.read())
+            state = replace(state, addressing=self.host.links.addressing.read())
         if not interest.groups:
             return state
         try:
-            found = links.settings.read_all(interest.groups)
+            found = self.host.links.settings.read_all(interest.groups)
         except HostError as error:
             return replace(state, unknown=(*state.unknown, Unknown("settings of interfaces", str(error))))
         netdevs = {name: replace(one, settings=found.get(name, {})) for name, one in state.netdevs.items()}
