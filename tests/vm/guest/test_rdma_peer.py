@@ -77,17 +77,24 @@ def listener(*words: str) -> subprocess.Popen[str]:
     return server
 
 
+def connect(*words: str) -> subprocess.CompletedProcess[str]:
+    """The connecting side, a process too: libibverbs keeps the devices that this one has seen before."""
+    command = [sys.executable, "-m", "nodeagent", "validate", "rdma", "--connect", "127.0.0.1:18516", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def sent_packets(device: str) -> int:
     (port,) = read_rdma(open_host(10.0).files)[device].ports
     return dict(port.counters)["sent_pkts"]
 
 
 @pytest.mark.usefixtures("wire")
-def test_two_processes_prove_the_way_between_two_devices(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_prove_the_way_between_two_devices() -> None:
     before = sent_packets("peer0"), sent_packets("peer1")
     server = listener("--match", "end1", "-o", "json")
-    assert main(["validate", "rdma", "--connect", "127.0.0.1:18516", "--match", "end0", *FEW, "-o", "json"]) == 0
-    here = json.loads(capsys.readouterr().out)
+    client = connect("--match", "end0", *FEW, "-o", "json")
+    assert client.returncode == 0, client.stderr
+    here = json.loads(client.stdout)
     out, error = server.communicate(timeout=60)
     assert server.returncode == 0, error
     there = json.loads(out)
@@ -100,11 +107,12 @@ def test_two_processes_prove_the_way_between_two_devices(capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("wire")
-def test_ends_that_do_not_fit_are_told_on_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ends_that_do_not_fit_are_told_on_both_sides() -> None:
     ip("addr add 2001:db8::2/64 dev end1 nodad")
     server = listener("--match", "end1", "--family", "ipv6")
-    assert main(["validate", "rdma", "--connect", "127.0.0.1", "--match", "end0", *FEW]) == 1
-    assert "the address family is IPv4 here and IPv6 there" in capsys.readouterr().err
+    client = connect("--match", "end0", *FEW)
+    assert client.returncode == 1
+    assert "the address family is IPv4 here and IPv6 there" in client.stderr
     _, error = server.communicate(timeout=60)
     assert server.returncode == 1
     assert "the address family is IPv6 here and IPv4 there" in error or "it failed" in error
