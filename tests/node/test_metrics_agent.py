@@ -22,6 +22,7 @@ from kubelet import Kubelet, serving
 from nodeagent.simulation.machine import Machine
 
 ROOT = Path(__file__).parents[2]
+BOARDS = ROOT / "deploy" / "grafana"
 PATIENCE_SECONDS = 90
 # The queries of NVIDIA's dashboard 12239 whose values do not need Hopper's GPM.
 DCGM_DASHBOARD = (
@@ -41,6 +42,8 @@ SPEC = """\
 version: 1
 modules: {nvidia: {}, rdma: {}}
 mig: [{mode: enabled, gpus: [0, 1], devices: {PROFILES}}]
+links: [{match: "driver:mlx5_core", up: true, qos: {setup: lossless-dscp26-prio3}}]
+roce: {devices: [{match: "rail:*", mode: v2, tos: 106}]}
 metrics: {listen: "127.0.0.1:0", node_exporter_names: true, textfile: /var/lib/nodeagent.prom,
   pod_resources_socket: /run/kubelet.sock, job_mapping_dir: /run/jobs}
 loop: {sample_seconds: 1, nvml_deadline_seconds: 1}
@@ -177,6 +180,30 @@ def test_nvidias_dashboard_finds_its_data(agent, prometheus):
     )
 
 
+# What this node has not: statistics of a real NIC's driver, addresses, and what happens when something is wrong.
+NOT_SIMULATED = re.compile(
+    r"nodeagent_netdev_(priority_(paused|bytes)|discards|out_of_buffer)|unit_failures|process_info|gid_index"
+)
+
+
+def test_every_panel_of_our_dashboards_finds_its_data(agent, prometheus):
+    panels = [panel for path in BOARDS.glob("*.json") for panel in json.loads(path.read_text())["panels"]]
+    found = {}
+    for expression in {target["expr"] for panel in panels for target in panel["targets"]}:
+        plain = expression.replace("$__rate_interval", "1m").replace("$instance", ".*").replace("$gpu", ".*")
+        with urllib.request.urlopen(
+            f"http://{prometheus}/api/v1/query?" + urllib.parse.urlencode({"query": plain}), timeout=10
+        ) as answer:  # a query that cannot be read is an HTTP error
+            found[expression] = json.load(answer)["data"]["result"]
+    empty = {expression for expression, rows in found.items() if not rows}
+    expected = {expression for expression in found if NOT_SIMULATED.search(expression)}
+    expected |= {expression for expression in found if expression.endswith((" > 0", " == 0"))}
+    if agent.profile == "dgx-a100":
+        expected |= {expression for expression in found if "DCGM_FI_PROF_" in expression}
+    assert empty <= expected
+    assert len(found) > 60
+
+
 def test_our_rules_evaluate(prometheus):
     assert until(lambda: query(prometheus, "instance:nodeagent_gpu_power_watts:sum"))
     assert query(prometheus, "count(nodeagent_gpu_up == 1)")[0]["value"][1] == "8"
@@ -205,6 +232,13 @@ def test_pages_and_text_file(agent):
 def test_metrics_verb_prints_what_a_scrape_gets(agent, tmp_path):
     done = subprocess.run(nodeagent("metrics", *agent.options()), env=environment(), capture_output=True, check=True)
     assert b"# TYPE DCGM_FI_DEV_GPU_TEMP gauge\n" in done.stdout
+    checked = subprocess.run(
+        nodeagent("metrics", "--check", "-o", "json", *agent.options()),
+        env=environment(),
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(checked.stdout)["series"] > 1000
     target = tmp_path / "x.prom"
     command = nodeagent("metrics", "--textfile", str(target), *agent.options())
     subprocess.run(command, env=environment(), check=True)
@@ -268,6 +302,7 @@ def test_pods_by_the_kubelet_and_in_the_text_of_a_holder(agent, tmp_path):
 
 def test_a_lost_a_hanging_and_a_failing_gpu_cost_only_themselves(agent):
     """Last in this file: it leaves the node hurt."""
+    descriptors = agent.value("process_open_fds")
     with Machine.open(str(next(agent.directory.rglob("machine*")))) as machine:
         hanging, lost, failing = (machine.gpus[index].uuid for index in (3, 4, 5))
         machine.xid(failing, 94)
@@ -283,3 +318,5 @@ def test_a_lost_a_hanging_and_a_failing_gpu_cost_only_themselves(agent):
         machine.clear_faults()
         machine.lose(lost, lost=False)
         until(lambda: agent.value("nodeagent_gpu_up", lost) == 1)
+        until(lambda: agent.value("nodeagent_gpu_up", hanging) == 1)
+    until(lambda: agent.value("process_open_fds") <= descriptors + 1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import re
+import socket
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import psutil
@@ -14,6 +16,7 @@ import pytest
 
 from nodeagent.errors import HostError
 from nodeagent.host.files import LocalFiles
+from nodeagent.metrics.server import serve
 from nodeagent.plan.convergence import Outcome
 from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import Observer
@@ -75,6 +78,28 @@ def test_mig_is_divided_anew_between_two_rounds(node):
     assert re.search(r'DCGM_FI_DEV_FB_USED\{.*GPU_I_PROFILE="1g\.5gb"', text)
     assert "3g.20gb" not in "".join(line for line in text.splitlines() if "FB_USED{" in line)
     node.host.nvml.destroy_gpu_instance(gpu, Placement(6, 1))
+    node.host.nvml.set_mig_mode(gpu, enabled=False)
+    node.observe()
+
+
+def test_mig_is_divided_anew_while_a_scrape_is_on_its_way(node):
+    """The bytes that a scrape began with are what it ends with."""
+    gpu = node.node.machine.gpus[1].uuid
+    before = node.text()
+    with closing(serve("127.0.0.1:0", lambda: node.sampler.snapshot)) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that most of it is still to be sent
+        host, _, port = server.address.rpartition(":")
+        client.connect((host, int(port)))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = client.recv(100)
+        node.host.nvml.set_mig_mode(gpu, enabled=True)
+        node.host.nvml.create_gpu_instance(gpu, "3g.20gb", Placement(4, 4))
+        node.observe()
+        assert f'"{gpu}",GPU_I_PROFILE="3g.20gb"' in node.text()
+        while part := client.recv(1 << 16):
+            received += part
+    assert received.partition(b"\r\n\r\n")[2].decode() == before
+    node.host.nvml.destroy_gpu_instance(gpu, Placement(4, 4))
     node.host.nvml.set_mig_mode(gpu, enabled=False)
     node.observe()
 

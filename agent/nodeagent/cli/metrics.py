@@ -21,6 +21,7 @@ examples:
   nodeagent metrics
   nodeagent metrics --textfile /var/lib/prometheus/node-exporter/nodeagent.prom
   nodeagent metrics --simulate dgx-a100 | promtool check metrics
+  nodeagent metrics --check
 """
 _GPM_SECONDS = 0.2  # ratios are means between two readings, and those want 0.1 s between them
 
@@ -36,6 +37,9 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     add_target_options(parser)
     parser.add_argument("--textfile", metavar="PATH", default="", help="write to this file, replacing it at once")
+    parser.add_argument(
+        "--check", action="store_true", help="print nothing of it: read it with prometheus_client's parser and count"
+    )
     parser.set_defaults(run=run)
 
 
@@ -43,7 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     target = running_agent(arguments)
     found = from_agent(target, "/v1/metrics") if target else None
     text = found["text"] if found and found["text"] else _read(target_of(arguments))
-    if arguments.textfile:
+    if arguments.check:
+        found = _check(text)
+        emit(found, arguments.output, lambda: f"{found['families']} families, {found['series']} series: well-formed")
+    elif arguments.textfile:
         _write(Path(arguments.textfile), text)
     elif arguments.output == "table":
         sys.stdout.write(text)
@@ -58,6 +65,21 @@ def _read(target: Target) -> str:
         time.sleep(_GPM_SECONDS)
         text: str = read().snapshot.body.decode()
         return text
+
+
+def _check(text: str) -> dict[str, int]:
+    """Families and series by another's parser. HostError: it cannot read them, or a series is there twice."""
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - 8 MB, for this alone
+
+    try:
+        families = list(text_string_to_metric_families(text))
+    except ValueError as error:
+        raise HostError("check", "metrics", str(error).lower(), "this is a defect: please report it") from error
+    series = [(sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples]
+    twice = next((name for name in series if series.count(name) > 1), None) if len(set(series)) < len(series) else None
+    if twice:
+        raise HostError("check", "metrics", f"{twice[0]} is there twice with the same labels")
+    return {"families": len(families), "series": len(series)}
 
 
 def _write(path: Path, text: str) -> None:

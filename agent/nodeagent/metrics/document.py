@@ -104,7 +104,9 @@ def _pids(gpu: Gpu) -> list[int]:
 
 def _process(view: View, pid: int) -> dict[str, Any]:
     process = view.node.processes.get(pid)
-    return {"pid": pid, "text": str(process) if process else f"process {pid}"}
+    if process is None:
+        return {"pid": pid, "name": "process", "pod": "", "text": f"process {pid}"}
+    return {"pid": pid, "name": process.name, "pod": process.pod, "text": str(process)}
 
 
 def _port(view: View, device: str, port: RdmaPort) -> dict[str, Any]:

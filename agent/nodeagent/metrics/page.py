@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nodeagent.metrics.document import telemetry_document
 
@@ -16,17 +17,24 @@ if TYPE_CHECKING:
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2024 }
 h1 { font-size: 1.4rem; margin-bottom: .2rem } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem }
+dl { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 }
+dl div { border: 1px solid #e2e6ea; border-radius: 8px; padding: .5rem 1rem; min-width: 7rem }
+dt { color: #5b6570; font-size: .85rem } dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums }
 p { margin: .2rem 0; color: #5b6570 } a { color: #1b6ac9 }
-table { border-collapse: collapse }
+table { border-collapse: collapse; width: 100% } tr:hover td { background-color: #f4f7fa }
+td.bar { background: linear-gradient(to right, #cfe3fb var(--f), transparent var(--f)) no-repeat 0 80% / 100% 4px }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #e2e6ea; white-space: nowrap }
 th { font-weight: 600; color: #5b6570 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 tr.i td:first-child { padding-left: 1.2rem } .bad { color: #b3261e } .good { color: #1a7f37 }
 @media (prefers-color-scheme: dark) {
   body { background: #14171a; color: #e4e7ea } th, p { color: #98a2ad } th, td { border-color: #2b3138 }
+  dl div { border-color: #2b3138 } dt { color: #98a2ad } tr:hover td { background-color: #1d2226 }
+  td.bar { background-image: linear-gradient(to right, #2f6fb5 var(--f), transparent var(--f)) }
   a { color: #6cb2ff } .bad { color: #ff8a80 } .good { color: #6fdd8b } }
 """
+_USER_CHARACTERS = 60
 _LINKS = '<p><a href="/metrics">metrics</a> · <a href="/healthz">healthz</a> · <a href="/readyz">readyz</a></p>'
-_GPU_HEAD = ("GPU", "Product", "Temp °C", "Power W", "Util %", "Memory MiB", "SM MHz", "Last Xid")
+_GPU_HEAD = ("GPU", "Product", "Temp °C", "Power W", "Util %", "Memory MiB", "SM MHz", "Last Xid", "Used by")
 _PORT_HEAD = ("Port", "State", "Interface", "Rail", "Nearest GPU", "Rate Gb/s", "Sent GB", "Received GB")
 _NUMBERS = frozenset({"Temp °C", "Power W", "Util %", "Memory MiB", "SM MHz", "Rate Gb/s", "Sent GB", "Received GB"})
 
@@ -40,6 +48,7 @@ def page(view: View) -> bytes:
     found = telemetry_document(view)
     simulated = f" (simulated {escape(found['simulated'])})" if found["simulated"] else ""
     parts = [f"<h1>{escape(found['hostname'])}{simulated}</h1>", _condition(found), _LINKS]
+    parts.append(_tiles(found))
     if found["gpus"]:
         parts.append(_table("GPUs", _GPU_HEAD, [row for gpu in found["gpus"] for row in _gpu_rows(gpu)]))
     if found["ports"]:
@@ -65,32 +74,79 @@ def _condition(found: Mapping[str, Any]) -> str:
     return f"<p>{text}{driver}, nodeagent {escape(found['version'])}</p>"
 
 
+def _tiles(found: Mapping[str, Any]) -> str:
+    """The node at a glance."""
+    gpus, ports = found["gpus"], found["ports"]
+    up = [gpu for gpu in gpus if gpu["up"]]
+    power = sum(gpu["powerWatts"] or 0 for gpu in up)
+    used = sum(gpu["memoryUsedMib"] or 0 for gpu in up)
+    total = sum(gpu["memoryTotalMib"] or 0 for gpu in up)
+    active = sum(port["state"] == "ACTIVE" for port in ports)
+    tiles = {
+        "GPUs that answer": f"{len(up)} of {len(gpus)}" if gpus else "",
+        "Power": f"{power / 1000:.2f} kW" if power else "",
+        "GPU memory in use": f"{100 * used / total:.0f} %" if total else "",
+        "RDMA ports up": f"{active} of {len(ports)}" if ports else "",
+        "Read": time.strftime("%H:%M:%S UTC", time.gmtime(found["readUnixSeconds"])),
+    }
+    shown = (f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in tiles.items() if text)
+    return f"<dl>{''.join(shown)}</dl>"
+
+
 def _table(title: str, head: Sequence[str], rows: Iterable[str]) -> str:
     cells = "".join(f'<th class="n">{name}</th>' if name in _NUMBERS else f"<th>{name}</th>" for name in head)
     return f"<h2>{title}</h2>\n<table><tr>{cells}</tr>\n" + "\n".join(rows) + "\n</table>"
 
 
-def _row(head: Sequence[str], cells: Sequence[str], kind: str = "") -> str:
-    inner = "".join(
-        f'<td class="n">{escape(cell)}</td>' if name in _NUMBERS else f"<td>{escape(cell)}</td>"
-        for name, cell in zip(head, cells, strict=True)
-    )
+class _Share(NamedTuple):
+    """A cell with a bar under its text; `part` is 0 to 1."""
+
+    text: str
+    part: float
+
+
+def _row(head: Sequence[str], cells: Sequence[str | _Share], kind: str = "") -> str:
+    inner = "".join(_cell(name, cell) for name, cell in zip(head, cells, strict=True))
     return f'<tr class="{kind}">{inner}</tr>'
+
+
+def _cell(name: str, cell: str | _Share) -> str:
+    if isinstance(cell, _Share):
+        return f'<td class="n bar" style="--f:{100 * cell.part:.0f}%">{escape(cell.text)}</td>'
+    return f'<td class="n">{escape(cell)}</td>' if name in _NUMBERS else f"<td>{escape(cell)}</td>"
 
 
 def _gpu_rows(gpu: Mapping[str, Any]) -> Iterable[str]:
     if not gpu["up"]:
-        yield _row(_GPU_HEAD, (f"{gpu['index']}", gpu["product"], *("no answer", "", "", "", ""), ""), "bad")
+        yield _row(_GPU_HEAD, (f"{gpu['index']}", gpu["product"], *("no answer", "", "", "", ""), "", ""), "bad")
         return
-    util = _text(gpu["utilizationPercent"])
-    memory = f"{_text(gpu['memoryUsedMib'])} / {_text(gpu['memoryTotalMib'])}"
-    sensors = (_text(gpu["temperatureCelsius"]), _text(gpu["powerWatts"]), util, memory, _text(gpu["smClockMhz"]))
-    yield _row(_GPU_HEAD, (f"{gpu['index']}", gpu["product"], *sensors, _text(gpu["lastXid"] or None)))
+    util = gpu["utilizationPercent"]
+    share = _Share(_text(util), util / 100) if util is not None else _text(util)
+    sensors = (
+        _text(gpu["temperatureCelsius"]),
+        _text(gpu["powerWatts"]),
+        share,
+        _memory(gpu),
+        _text(gpu["smClockMhz"]),
+    )
+    users = ", ".join(f"{process['pod'] or process['name']} ({process['pid']})" for process in gpu["processes"])
+    xid = _text(gpu["lastXid"] or None)
+    yield _row(_GPU_HEAD, (f"{gpu['index']}", gpu["product"], *sensors, xid, _shortened(users)))
     for instance in gpu["instances"]:
-        memory = f"{_text(instance['memoryUsedMib'])} / {_text(instance['memoryTotalMib'])}"
-        share = instance["graphicsRatio"]
-        used = "" if share is None else f"{share * 100:.0f}"
-        yield _row(_GPU_HEAD, ("", f"{instance['profile']} #{instance['giId']}", "", "", used, memory, "", ""), "i")
+        ratio = instance["graphicsRatio"]
+        used: str | _Share = "" if ratio is None else _Share(f"{ratio * 100:.0f}", ratio)
+        name = f"{instance['profile']} #{instance['giId']}"
+        yield _row(_GPU_HEAD, ("", name, "", "", used, _memory(instance), "", "", ""), "i")
+
+
+def _memory(device: Mapping[str, Any]) -> str | _Share:
+    used, total = device["memoryUsedMib"], device["memoryTotalMib"]
+    text = f"{_text(used)} / {_text(total)}"
+    return _Share(text, used / total) if used is not None and total else text
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _USER_CHARACTERS else f"{text[: _USER_CHARACTERS - 1]}…"
 
 
 def _port_row(port: Mapping[str, Any]) -> str:
