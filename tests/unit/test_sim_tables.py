@@ -51,7 +51,13 @@ def test_names_and_addresses_of_nics_are_unique(found):
 
 @pytest.mark.parametrize(
     ("name", "gpus", "rdma", "nodes"),
-    [("dgx-a100", 8, 12, 4), ("dgx-h100", 8, 12, 2), ("gpu-server-4x-a100", 4, 2, 2)],
+    [
+        ("dgx-a100", 8, 12, 4),
+        ("dgx-h100", 8, 12, 2),
+        ("dgx-h200", 8, 12, 2),
+        ("dgx-b200", 8, 12, 2),
+        ("gpu-server-4x-a100", 4, 2, 2),
+    ],
 )
 def test_machines_have_what_their_guides_say(name, gpus, rdma, nodes):
     found = profile(name)
@@ -61,7 +67,7 @@ def test_machines_have_what_their_guides_say(name, gpus, rdma, nodes):
 
 
 def test_unknown_profile_names_the_known_ones():
-    with pytest.raises(UsageError, match="dgx-a100, dgx-h100, gpu-server-4x-a100"):
+    with pytest.raises(UsageError, match="dgx-a100, dgx-h100, dgx-h200, dgx-b200, gpu-server-4x-a100"):
         profile("dgx-1")
 
 
@@ -88,7 +94,13 @@ def test_dependencies_are_those_of_the_real_modules():
 
 def test_peer_memory_depends_on_who_offers_it():
     owners = {found.name: dependencies(found)["nvidia_peermem"] - {"nvidia"} for found in ALL}
-    assert owners == {"dgx-a100": {"ib_core"}, "dgx-h100": {"ib_uverbs"}, "gpu-server-4x-a100": set()}
+    assert owners == {
+        "dgx-a100": {"ib_core"},
+        "dgx-h100": {"ib_uverbs"},
+        "dgx-h200": {"ib_uverbs"},
+        "dgx-b200": {"ib_uverbs"},
+        "gpu-server-4x-a100": set(),
+    }
 
 
 def test_vendor_stack_stands_on_its_own_base():

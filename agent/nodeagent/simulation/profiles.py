@@ -2,7 +2,8 @@
 
 Sources: NVIDIA DGX A100 and DGX H100/H200 User Guides (network port tables: PCI addresses, interface and RDMA device
 names; `nvidia-smi topo -m` listings: NUMA nodes), pci.ids (vendor and device numbers), linux Documentation/PCI.
-The bridges between root bus and device are plausible rather than copied: the guides do not print them.
+The bridges between root bus and device are plausible rather than copied: the guides do not print them, and the DGX B200
+is laid out here as the DGX H100.
 """
 
 from __future__ import annotations
@@ -101,11 +102,14 @@ CARDS: Mapping[str, Card] = MappingProxyType(
         "A100-SXM4-40GB": Card("NVIDIA A100-SXM4-40GB", "10de", "20b0", "030200", "nvidia"),
         "A100-PCIE-40GB": Card("NVIDIA A100-PCIE-40GB", "10de", "20f1", "030200", "nvidia"),
         "H100-80GB-HBM3": Card("NVIDIA H100 80GB HBM3", "10de", "2330", "030200", "nvidia", link_gts=32.0),
+        "H200-141GB": Card("NVIDIA H200", "10de", "2335", "030200", "nvidia", link_gts=32.0),
+        "B200-180GB": Card("NVIDIA B200", "10de", "2901", "030200", "nvidia", link_gts=32.0),
         "NVSwitch-A100": Card("NVIDIA NVSwitch", "10de", "1af1", "068000", "nvidia", link_width=2),
         "NVSwitch-H100": Card("NVIDIA NVSwitch", "10de", "22a3", "068000", "nvidia", link_width=2),
         "ConnectX-6": _connectx("ConnectX-6 VPI", "101b", "20.35.2000", 200_000),
         "ConnectX-6-Dx": _connectx("ConnectX-6 Dx", "101d", "22.35.2000", 100_000),
         "ConnectX-7": _connectx("ConnectX-7 VPI", "1021", "28.39.2048", 400_000, link_gts=32.0),
+        "BlueField-3": _connectx("BlueField-3 integrated ConnectX-7", "a2dc", "32.43.2024", 400_000, link_gts=32.0),
         "I210": Card("Intel I210", "8086", "1533", "020000", "igb", "3.25", 1000, 0, 9216, 2.5, 1),
         "X550": Card("Intel X550", "8086", "1563", "020000", "ixgbe", "3.60", 10_000, 63, 9710, 8.0, 4, "X550-VF"),
         _MLX5_VF: Card("ConnectX Family mlx5Gen Virtual Function", "15b3", "101e", "020000", "mlx5_core"),
@@ -203,28 +207,54 @@ _H100_PAIRS = (
 )
 
 
-def _dgx_h100() -> Profile:
-    gpu, nic = "H100-80GB-HBM3", "ConnectX-7"
-    islands = tuple(
+def _rails(gpu: str, nic: str) -> tuple[Slot, ...]:
+    """Eight GPUs, each behind one switch with its own NIC: DGX H100, H200 and B200 share the board layout."""
+    return tuple(
         slot
         for root, numa, gpu_bus, nic_bus, rdma in _H100_PAIRS
         for slot in _behind(root, numa, (_gpu(gpu, gpu_bus), _nic(nic, nic_bus, rdma)))
     )
+
+
+def _storage_nics(nic: str) -> tuple[Slot, ...]:
+    """The two dual-port cards for storage and management, one port of each InfiniBand, and the host's own port."""
+    return (
+        _on_root_port("0000:29:00.0", nic, 0, ("ibp41s0f0", "mlx5_1"), "InfiniBand"),
+        _on_root_port("0000:29:00.1", nic, 0, ("enp41s0f1np1", "mlx5_2")),
+        _on_root_port("0000:aa:00.0", nic, 1, ("ibp170s0f0", "mlx5_7"), "InfiniBand"),
+        _on_root_port("0000:aa:00.1", nic, 1, ("enp170s0f1np1", "mlx5_8")),
+        _on_root_port("0000:0b:00.0", "X550", 0, ("eno3", "")),
+    )
+
+
+def _dgx_hopper(name: str, product: str, gpu: str, driver_version: str) -> Profile:
+    nic = "ConnectX-7"
+    islands = _rails(gpu, nic)
     return Profile(
-        name="dgx-h100",
-        product="NVIDIA DGX H100",
+        name=name,
+        product=product,
         board=gpu,
-        driver_version="550.127.08",
+        driver_version=driver_version,
         gpus=_split(islands, gpu),
-        nics=(
-            *_split(islands, nic),
-            _on_root_port("0000:29:00.0", nic, 0, ("ibp41s0f0", "mlx5_1"), "InfiniBand"),
-            _on_root_port("0000:29:00.1", nic, 0, ("enp41s0f1np1", "mlx5_2")),
-            _on_root_port("0000:aa:00.0", nic, 1, ("ibp170s0f0", "mlx5_7"), "InfiniBand"),
-            _on_root_port("0000:aa:00.1", nic, 1, ("enp170s0f1np1", "mlx5_8")),
-            _on_root_port("0000:0b:00.0", "X550", 0, ("eno3", "")),
-        ),
+        nics=(*_split(islands, nic), *_storage_nics(nic)),
         switches=tuple(_on_root_port(f"0000:{bus}:00.0", "NVSwitch-H100", 0, ("", "")) for bus in _buses("05", 4)),
+        peer_memory_owner="ib_uverbs",
+        ofed_version="24.10-1.1.4",
+        modprobe=_BLACKLIST_NOUVEAU,
+    )
+
+
+def _dgx_b200() -> Profile:
+    """Its NVSwitches are reached through ConnectX functions and are no PCI devices of the nvidia driver."""
+    gpu, nic = "B200-180GB", "ConnectX-7"
+    islands = _rails(gpu, nic)
+    return Profile(
+        name="dgx-b200",
+        product="NVIDIA DGX B200",
+        board=gpu,
+        driver_version="570.133.20",
+        gpus=_split(islands, gpu),
+        nics=(*_split(islands, nic), *_storage_nics("BlueField-3")),
         peer_memory_owner="ib_uverbs",
         ofed_version="24.10-1.1.4",
         modprobe=_BLACKLIST_NOUVEAU,
@@ -252,7 +282,14 @@ def _small_server() -> Profile:
 
 def profiles() -> Mapping[str, Profile]:
     """Every profile by name."""
-    return {profile.name: profile for profile in (_dgx_a100(), _dgx_h100(), _small_server())}
+    found = (
+        _dgx_a100(),
+        _dgx_hopper("dgx-h100", "NVIDIA DGX H100", "H100-80GB-HBM3", "550.127.08"),
+        _dgx_hopper("dgx-h200", "NVIDIA DGX H200", "H200-141GB", "550.127.08"),
+        _dgx_b200(),
+        _small_server(),
+    )
+    return {profile.name: profile for profile in found}
 
 
 def profile(name: str) -> Profile:
