@@ -48,10 +48,11 @@ case "$verb $1" in
 "list-jobs queued"*) echo "78 $1 start waiting";;
 "list-jobs"*) echo "78 $1 start running";;
 "start queued"*) ;;
-"start broken"*) echo failed > $1;;
+"start broken"*|"restart broken"*) echo failed > $1;;
+"restart slow"*) echo deactivating > $1; echo active > $1.next;;
 "start slow"*) echo active > $1.next;;
 *stuck*) ;;
-start*) echo active > $1;;
+start*|restart*) echo active > $1;;
 stop*) echo inactive > $1;;
 esac
 """
@@ -96,6 +97,21 @@ def test_stop_and_start_wait_for_the_unit(node: LocalFiles) -> None:
     assert [found.active for found in systemd.show([UNIT, "slow.service"])] == [True, True]
     calls = Path(node.root, "calls").read_text()
     assert f"start --no-block -- {UNIT}\n" in calls
+
+
+def test_restart_waits_for_the_unit_to_be_up_again(node: LocalFiles) -> None:
+    _unit(node, UNIT, "active")
+    _unit(node, "slow.service", "active")
+    _unit(node, "broken.service", "active")
+    systemd = _systemd(node)
+    systemd.restart(UNIT)
+    systemd.restart("slow.service")
+    assert [found.active for found in systemd.show([UNIT, "slow.service"])] == [True, True]
+    assert f"restart --no-block -- {UNIT}\n" in Path(node.root, "calls").read_text()
+    with pytest.raises(HostError, match=r"restart broken\.service: the unit is failed; see `systemctl"):
+        systemd.restart("broken.service")
+    with pytest.raises(GoneError, match=r"^restart none\.service"):
+        systemd.restart("none.service")
 
 
 @pytest.mark.parametrize(
