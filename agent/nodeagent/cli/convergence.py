@@ -65,7 +65,14 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
 
 
 def add_goal_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", action="append", choices=tuple(RESOURCES), default=[], help="only these sections")
+    parser.add_argument(
+        "--only",
+        metavar="SECTION",
+        action="append",
+        choices=tuple(RESOURCES),
+        default=[],
+        help=f"only these sections: {', '.join(RESOURCES)}",
+    )
     add_disruption_option(parser)
 
 
