@@ -28,6 +28,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "roce": ("roce", "GIDs, RoCE mode, counters and NCCL settings of the RDMA NICs"),
     "cdi": ("cdi", "print, list and check the CDI specifications that give devices to containers"),
     "health": ("health", "which GPU, port or part of the node is ill, since when, and what to do"),
+    "report": ("report", "a support bundle without secrets"),
     "events": ("events", "what happened on the node: Xids, verdicts, reboots"),
     "labels": ("labels", "print the node's labels, or patch the node object"),
     "validate": ("validate", "prove that the hardware works, with real traffic"),
