@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent_process import PROFILE, Agent, agent_on
 from nodeagent.simulation.node import open_node
 
+LAST_CHECK = 'check="port-flaps"'
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"metrics-{PROFILE}.prom"
 # Values that a second look at the same node would find the same; all others depend on time or on the machine.
 STABLE = re.compile(
@@ -60,8 +61,8 @@ def exposition(directory: Path) -> str:
     """What a converged agent exposes, normalised."""
     with agent_on(directory) as agent:
         agent.wait_converged()
-        while "nodeagent_converged 1" not in (text := agent.fetch("/metrics")):
-            time.sleep(0.1)  # the snapshot of the last pass is made a moment after it
+        while not all(part in (text := agent.fetch("/metrics")) for part in ("nodeagent_converged 1", LAST_CHECK)):
+            time.sleep(0.1)  # the snapshot of the last pass is made a moment after it, a comparison by health one later
         return normalised(text, agent)
 
 
