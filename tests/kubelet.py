@@ -38,15 +38,15 @@ message ContainerDevices { string resource_name = 1; repeated string device_ids 
 Given = Mapping[tuple[str, str, str], Mapping[str, Sequence[str]]]  # (namespace, pod, container) -> resource -> ids
 
 
-def made_by_protoc() -> tuple[ModuleType, ModuleType]:
-    """The modules that protoc generates: messages, and the service's stubs."""
+def made_by_protoc(definition: str = DEFINITION, name: str = "kubelet_api") -> tuple[ModuleType, ModuleType]:
+    """The modules that protoc generates: messages, and the services' stubs."""
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "kubelet_api.proto").write_text(DEFINITION)
-        options = [f"-I{place}", f"--python_out={place}", f"--grpc_python_out={place}", f"{place}/kubelet_api.proto"]
+        (Path(place) / f"{name}.proto").write_text(definition)
+        options = [f"-I{place}", f"--python_out={place}", f"--grpc_python_out={place}", f"{place}/{name}.proto"]
         assert protoc.main(["protoc", *options]) == 0
         sys.path.insert(0, place)
         try:
-            return import_module("kubelet_api_pb2"), import_module("kubelet_api_pb2_grpc")
+            return import_module(f"{name}_pb2"), import_module(f"{name}_pb2_grpc")
         finally:
             sys.path.remove(place)
 
