@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from nodeagent.errors import UsageError
@@ -78,6 +78,17 @@ _DGX_H100 = Example(
         "links[0].mtu": "The least that an RDMA path MTU of 4096 bytes fits into.",
     },
 )
+
+
+def _like_h100(title: str, profile: str) -> Example:
+    """The H100's file for a board whose smallest instance is called otherwise."""
+    on_last = {"mode": "enabled", "gpus": [7], "devices": {profile: 7}}
+    mig = [on_last, {"mode": "disabled", "gpus": [0, 1, 2, 3, 4, 5, 6]}]
+    return replace(_DGX_H100, title=title, document={**_DGX_H100.document, "mig": mig})
+
+
+_DGX_H200 = _like_h100("DGX H200: as a DGX H100, with 141 GB on each GPU.", "1g.18gb")
+_DGX_B200 = _like_h100("DGX B200: eight B200, ConnectX-7 NICs.", "1g.23gb")
 
 _SMALL = Example(
     "A small server with four GPUs: the driver and its metrics, nothing else.",
@@ -347,6 +358,8 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
         EVERY_KEY: _EVERY_KEY,
         "dgx-a100": _DGX_A100,
         "dgx-h100": _DGX_H100,
+        "dgx-h200": _DGX_H200,
+        "dgx-b200": _DGX_B200,
         "small-4-gpu": _SMALL,
         "slurm-gpu-node": _SLURM,
         "rdma-only": _RDMA,
