@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.host.container_facts import parse_capability, parse_cdi
+from nodeagent.host.container_facts import parse_cdi
+from nodeagent.host.driver_facts import parse_capability
 from nodeagent.host.driver_files import parse_loader_cache
 from nodeagent.resources.cdi_checks import Severity, findings
 from nodeagent.resources.cdi_specs import lowest_version

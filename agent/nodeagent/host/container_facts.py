@@ -1,4 +1,4 @@
-"""What containers get from the node, read from files: driver user space, CDI specifications, capabilities, nodes.
+"""What containers get from the node, read from files: driver user space, CDI specifications, nodes.
 
 Sources: container-device-interface SPEC.md and pkg/cdi (directories, file names, conflicts), open-gpu-kernel-modules
 kernel-open/nvidia/nv-caps.c, Documentation/ABI/stable/sysfs-class-infiniband.
@@ -15,10 +15,9 @@ from typing import Any
 
 from nodeagent.errors import HostError
 from nodeagent.host import paths
-from nodeagent.host.driver_facts import parse_pairs
 from nodeagent.host.driver_files import read_installation
 from nodeagent.host.ports import Files
-from nodeagent.state.containers import Capability, CdiFile, ContainerQuery, Containers, RdmaNode
+from nodeagent.state.containers import CdiFile, ContainerQuery, Containers, RdmaNode
 
 FILE_LIMIT = 4 << 20
 _KIND = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?/[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
@@ -29,7 +28,6 @@ def read_containers(files: Files, query: ContainerQuery, version: str, pci: Iter
     return Containers(
         installation=read_installation(files, version, query.driver_root),
         cdi_files=read_cdi_files(files, query.cdi_directories),
-        capabilities=_capabilities(files),
         graphics=MappingProxyType({address: nodes for address in pci if (nodes := _graphics(files, address))}),
         rdma_nodes=_rdma_nodes(files),
         texts=MappingProxyType({path: text for path in query.files if (text := text_of(files, path)) is not None}),
@@ -96,26 +94,6 @@ def _needed(document: Mapping[str, Any]) -> Iterator[str]:
             yield str(mount["hostPath"])
         for hook in edit.get("hooks") or ():
             yield str(hook["path"])
-
-
-def _capabilities(files: Files) -> Mapping[str, Capability]:
-    """MIG capabilities by gpuN/giM and gpuN/giM/ciK; those of instances that are there now."""
-    found: dict[str, Capability] = {}
-    for gpu in files.names(paths.PROC_NVIDIA_CAPABILITIES):
-        folder = f"{paths.PROC_NVIDIA_CAPABILITIES}/{gpu}/mig"
-        for instance in files.names(folder) if gpu.startswith("gpu") else ():
-            inner = [name for name in files.names(f"{folder}/{instance}") if name.startswith("ci")]
-            for place in ("", *(f"/{name}" for name in inner)):
-                text = files.read_optional(f"{folder}/{instance}{place}/access")
-                if text is not None:
-                    found[f"{gpu}/{instance}{place}"] = parse_capability(text)
-    return MappingProxyType(found)
-
-
-def parse_capability(text: str) -> Capability:
-    """Minor and mode, which the file has in decimal."""
-    values = dict(parse_pairs(text))
-    return Capability(int(values.get("DeviceFileMinor", "-1")), int(values.get("DeviceFileMode", "292")))
 
 
 def _graphics(files: Files, address: str) -> tuple[str, ...]:

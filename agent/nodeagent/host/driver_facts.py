@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
-from nodeagent.host.paths import PROC_NVIDIA
+from nodeagent.host.paths import PROC_NVIDIA, PROC_NVIDIA_CAPABILITIES
 from nodeagent.host.ports import Files
-from nodeagent.state.gpu import NvidiaDriver
+from nodeagent.state.gpu import Capability, NvidiaDriver
 
 VERSION = re.compile(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b")
 # Module parameters that the driver's params file shows under another name (nv-reg.h).
@@ -52,3 +53,23 @@ def _information(files: Files) -> tuple[tuple[str, tuple[tuple[str, str], ...]],
     directory = f"{PROC_NVIDIA}/gpus"
     texts = ((address, files.read_optional(f"{directory}/{address}/information")) for address in files.names(directory))
     return tuple((address.lower(), tuple(parse_pairs(text))) for address, text in texts if text is not None)
+
+
+def read_capabilities(files: Files) -> Mapping[str, Capability]:
+    """MIG capabilities by gpuN/giM and gpuN/giM/ciK; those of instances that are there now."""
+    found: dict[str, Capability] = {}
+    for gpu in files.names(PROC_NVIDIA_CAPABILITIES):
+        folder = f"{PROC_NVIDIA_CAPABILITIES}/{gpu}/mig"
+        for instance in files.names(folder) if gpu.startswith("gpu") else ():
+            inner = [name for name in files.names(f"{folder}/{instance}") if name.startswith("ci")]
+            for place in ("", *(f"/{name}" for name in inner)):
+                text = files.read_optional(f"{folder}/{instance}{place}/access")
+                if text is not None:
+                    found[f"{gpu}/{instance}{place}"] = parse_capability(text)
+    return MappingProxyType(found)
+
+
+def parse_capability(text: str) -> Capability:
+    """Minor and mode, which the file has in decimal."""
+    values = dict(parse_pairs(text))
+    return Capability(int(values.get("DeviceFileMinor", "-1")), int(values.get("DeviceFileMode", "292")))

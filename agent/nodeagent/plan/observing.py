@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from nodeagent.errors import HostError
 from nodeagent.host.congestion import read_congestion
 from nodeagent.host.container_facts import read_containers
-from nodeagent.host.driver_facts import read_driver
+from nodeagent.host.driver_facts import read_capabilities, read_driver
 from nodeagent.host.kernel_policy import PeerMemoryOwner, read_policy
 from nodeagent.host.link_facts import read_netdevs, read_rdma
 from nodeagent.host.loaded_options import read_options
@@ -25,7 +25,7 @@ from nodeagent.resources.guarded import CONTROL
 from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.devlink import DevlinkDevice
-from nodeagent.state.gpu import Gpu
+from nodeagent.state.gpu import Gpu, MigMode
 from nodeagent.state.link_settings import Group
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
@@ -87,6 +87,7 @@ class Observer:
             loaded_options={name: text for name, text in read_options(files).items() if name in modules},
             pci=pci,
             driver=read_driver(files),
+            capabilities=read_capabilities(files) if any(one.mig_mode is MigMode.ENABLED for one in gpus) else {},
             gpus={found.uuid: found for found in gpus},
             netdevs=netdevs,
             rdma=read_rdma(files, with_counters=False, with_roce=with_roce),

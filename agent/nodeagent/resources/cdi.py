@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nodeagent.host.paths import CDI_DYNAMIC, CDI_DYNAMIC_TOO, CDI_STATIC
@@ -10,24 +10,21 @@ from nodeagent.resources.base import Obstacle, Step, Wish
 from nodeagent.resources.cdi_specs import (
     Content,
     Nodes,
-    capability_path,
     gpu_content,
     management_content,
     rdma_content,
     render,
 )
-from nodeagent.resources.device_nodes import MakeDeviceNode, access, wanted_nodes
+from nodeagent.resources.device_nodes import MakeDeviceNode, access, capability_nodes, wanted_nodes
 from nodeagent.resources.file_steps import RemoveCdiSpec, WriteCdiSpec, file_thing, text_in
 from nodeagent.spec.containers import Cdi, Component
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import CdiFile
-from nodeagent.state.gpu import MigMode
 from nodeagent.state.node import NodeState
 from nodeagent.state.processes import DeviceNode
 from nodeagent.state.things import device_node
 
 WHAT = "cdi specification"
-CAPS = "nvidia-caps"
 REFRESH_UNITS = "nvidia-cdi-refresh.service and nvidia-cdi-refresh.path"
 
 
@@ -182,27 +179,9 @@ def _capability_nodes(spec: NodeSpec, state: NodeState) -> tuple[MakeDeviceNode,
     if parameters.get("ModifyDeviceFiles") == "0":
         return ()
     others = () if spec.modules and spec.modules.nvidia else wanted_nodes(state, access(parameters))
-    wanted = {**_capabilities(state), **{node.path: node for node in others}}  # with modules.nvidia they are its own
+    wanted = {**capability_nodes(state), **{node.path: node for node in others}}  # with modules.nvidia they are its own
     missing = (node for path, node in wanted.items() if path not in state.device_nodes)
     return tuple(_make(node) for node in missing)
-
-
-def _capabilities(state: NodeState) -> Mapping[str, DeviceNode]:
-    major = state.majors.get(CAPS)
-    if major is None:
-        return {}
-    live = {
-        f"gpu{gpu.minor}/gi{instance.gi_id}{inner}"
-        for gpu in state.gpus.values()
-        if gpu.mig_mode is MigMode.ENABLED
-        for instance in gpu.instances
-        for inner in ("", *(f"/ci{one.ci_id}" for one in instance.compute_instances))
-    }
-    known = state.containers.capabilities
-    found = (
-        DeviceNode(capability_path(state, n), major, known[n].minor, known[n].mode) for n in sorted(live & set(known))
-    )
-    return {node.path: node for node in found}
 
 
 def _make(node: DeviceNode) -> MakeDeviceNode:

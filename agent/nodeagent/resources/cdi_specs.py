@@ -71,7 +71,7 @@ class Nodes:
 
 def capability_path(state: NodeState, name: str) -> str:
     """The node of a MIG capability such as gpu0/gi1, "" where the driver shows none."""
-    found = state.containers.capabilities.get(name)
+    found = state.capabilities.get(name)
     return f"{DEV_NVIDIA_CAPS}/nvidia-cap{found.minor}" if found else ""
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from nodeagent.host.paths import DEV, DEV_GDRDRV, DEV_NVIDIA_CAPS
 from nodeagent.resources.base import Step, Wish
+from nodeagent.spec.containers import Component
 from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.gpu import MigMode
 from nodeagent.state.node import NodeState
 from nodeagent.state.processes import DeviceNode
 from nodeagent.state.things import device_node
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from nodeagent.host.ports import Host
 
 UNIT = "device-nodes"
+CAPS = "nvidia-caps"
 NVIDIA_MAJOR = 195
 MODESET_MINOR, CONTROL_MINOR = 254, 255
 GPU_NODE = re.compile(rf"{DEV}/nvidia\d+")
@@ -100,6 +103,8 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     if parameters.get("ModifyDeviceFiles") == "0":
         return Wish(remarks=("device nodes are left alone: the driver's ModifyDeviceFiles is 0",))
     wanted = {node.path: node for node in wanted_nodes(state, access(parameters))}
+    if spec.cdi is None or spec.cdi.gpus is Component.OFF:
+        wanted |= capability_nodes(state)  # else section cdi makes them, in one unit with what names them
     making = (_make(node, state) for node in wanted.values() if state.device_nodes.get(node.path) != node)
     removing = (_remove(path, why) for path, why in stale_nodes(state) if path not in wanted)
     return Wish((*making, *removing))
@@ -127,6 +132,23 @@ def wanted_nodes(state: NodeState, rights: Access) -> Iterator[DeviceNode]:
         for path, minor in places:
             if state.is_loaded(OWNERS[path]) and driver in state.majors:
                 yield node(path, state.majors[driver], minor)
+
+
+def capability_nodes(state: NodeState) -> Mapping[str, DeviceNode]:
+    """The nodes below /dev/nvidia-caps by path, without which no program gets into a MIG instance that is there."""
+    major = state.majors.get(CAPS)
+    if major is None:
+        return {}
+    live = {
+        f"gpu{gpu.minor}/gi{instance.gi_id}{inner}"
+        for gpu in state.gpus.values()
+        if gpu.mig_mode is MigMode.ENABLED
+        for instance in gpu.instances
+        for inner in ("", *(f"/ci{one.ci_id}" for one in instance.compute_instances))
+    }
+    known = (state.capabilities[name] for name in sorted(live & set(state.capabilities)))
+    nodes = (DeviceNode(f"{DEV_NVIDIA_CAPS}/nvidia-cap{one.minor}", major, one.minor, one.mode) for one in known)
+    return {node.path: node for node in nodes}
 
 
 def gpu_minors(state: NodeState) -> tuple[int, ...]:

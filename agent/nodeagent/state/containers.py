@@ -58,14 +58,6 @@ class CdiFile:
 
 
 @dataclass(frozen=True)
-class Capability:
-    """A MIG capability of the driver: the node below /dev/nvidia-caps that stands for it."""
-
-    minor: int
-    mode: int
-
-
-@dataclass(frozen=True)
 class RdmaNode:
     """A device node of an RDMA device; `port` is 0 where it serves all of them."""
 
@@ -111,13 +103,11 @@ class Runtime:
 class Containers:
     """All of it at one moment; `now` is in seconds since the epoch.
 
-    `capabilities` is keyed by gpuN/giM and gpuN/giM/ciK (N a device minor), `graphics` by PCI address, `rdma_nodes` by
-    RDMA device, `texts` by path.
+    `graphics` is keyed by PCI address, `rdma_nodes` by RDMA device, `texts` by path.
     """
 
     installation: Installation = field(default_factory=Installation)
     cdi_files: tuple[CdiFile, ...] = ()
-    capabilities: Mapping[str, Capability] = field(default_factory=lambda: MappingProxyType({}))
     graphics: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     rdma_nodes: Mapping[str, tuple[RdmaNode, ...]] = field(default_factory=lambda: MappingProxyType({}))
     runtimes: Mapping[str, Runtime] = field(default_factory=lambda: MappingProxyType({}))

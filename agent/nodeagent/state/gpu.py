@@ -134,6 +134,14 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Capability:
+    """A MIG capability of the driver: the minor and mode of the node below /dev/nvidia-caps that stands for it."""
+
+    minor: int
+    mode: int
+
+
+@dataclass(frozen=True)
 class NvidiaDriver:
     """The loaded NVIDIA driver by /proc/driver/nvidia; `gpu_information` maps PCI address to (key, value) pairs."""
 

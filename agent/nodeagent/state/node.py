@@ -9,7 +9,7 @@ from types import MappingProxyType
 from nodeagent.state.addressing import Addressing
 from nodeagent.state.containers import Containers
 from nodeagent.state.devlink import DevlinkDevice
-from nodeagent.state.gpu import Gpu, NvidiaDriver
+from nodeagent.state.gpu import Capability, Gpu, NvidiaDriver
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness, ModuleFile
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, RdmaHolder
 from nodeagent.state.processes import DeviceNode, Process, Service
@@ -31,7 +31,8 @@ class NodeState:
     `module_files` holds the modules the node file asks about, with their dependencies; a name without a file is absent
     from it. `majors` maps a character driver's name in /proc/devices to its major. `loaded_options` is our own record
     of the options given at load, for parameters that cannot be read back. `rdma_netns_shared` is None without an RDMA
-    stack. `devlink` is read only where the node file asks for it. `nvml_pid` is our NVML worker while it has a
+    stack. `capabilities` are those of MIG instances by gpuN/giM and gpuN/giM/ciK, N being a device minor.
+    `devlink` is read only where the node file asks for it. `nvml_pid` is our NVML worker while it has a
     session open, else None. `link_setups` is what stands on each interface, as (text, what `Links.restore` takes); like
     processes, services and `rdma_holders` it is read only where a step may take it away. `pcie` are GPUs, NICs and the
     bridges above them by PCI address, read only where the node file wants something of them. So are `containers` and
@@ -45,6 +46,7 @@ class NodeState:
     loaded_options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     pci: Mapping[str, PciFunction] = field(default_factory=lambda: MappingProxyType({}))
     driver: NvidiaDriver | None = None
+    capabilities: Mapping[str, Capability] = field(default_factory=lambda: MappingProxyType({}))
     gpus: Mapping[str, Gpu] = field(default_factory=lambda: MappingProxyType({}))
     netdevs: Mapping[str, Netdev] = field(default_factory=lambda: MappingProxyType({}))
     link_setups: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=lambda: MappingProxyType({}))
