@@ -1,4 +1,4 @@
-"""A MIG instance is of use to a program only with its nodes below /dev/nvidia-caps; whoever loads the driver makes them."""
+"""A program gets into a MIG instance only by its nodes below /dev/nvidia-caps; whoever loads the driver makes them."""
 
 from __future__ import annotations
 

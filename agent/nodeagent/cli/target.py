@@ -17,11 +17,7 @@ if TYPE_CHECKING:
     from nodeagent.plan.observing import Observer
     from nodeagent.spec.schema import NodeSpec
 
-EXAMPLE_OF = {
-    "gpu-server-4x-a100": "small-4-gpu",
-    "dgx-h200": "dgx-h100",
-    "dgx-b200": "dgx-h100",
-}  # examples are named for the node, profiles for the machine
+EXAMPLE_OF = {"gpu-server-4x-a100": "small-4-gpu"}  # examples are named for the node, profiles for the machine
 
 
 class Target(NamedTuple):

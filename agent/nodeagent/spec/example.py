@@ -62,12 +62,12 @@ _DGX_A100 = Example(
 )
 
 _DGX_H100 = Example(
-    "DGX H100, H200 or B200: eight GPUs, ConnectX-7 NICs; MIG mode changes without a reset of the GPU.",
+    "DGX H100: eight H100-SXM5-80GB, ConnectX-7 NICs; MIG mode changes without a reset of the GPU.",
     {
         "version": 1,
         "modules": {**_GPUDIRECT, "nvidia": {"flavor": "open"}, "gds": True},
         "mig": [
-            {"mode": "enabled", "gpus": [7], "devices": {"1g": 7}},
+            {"mode": "enabled", "gpus": [7], "devices": {"1g.10gb": 7}},
             {"mode": "disabled", "gpus": [0, 1, 2, 3, 4, 5, 6]},
         ],
         "links": [{"match": "driver:mlx5_core", "up": True, "mtu": 4200}],
@@ -76,7 +76,6 @@ _DGX_H100 = Example(
     {
         "modules.gds": "GPUDirect Storage; nvidia_fs 2.17.5 and later need the open driver.",
         "links[0].mtu": "The least that an RDMA path MTU of 4096 bytes fits into.",
-        "mig[0].devices": "By shape: 1g.10gb on an H100, 1g.18gb on an H200, 1g.23gb on a B200.",
     },
 )
 
