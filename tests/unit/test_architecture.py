@@ -16,6 +16,7 @@ PACKAGE = ROOT / "agent" / "nodeagent"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 CODE = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "native").rglob("*.py")), ROOT / "setup.py"]
 
+CORE = {"errors", "state", "spec", "host", "resources", "plan"}
 # package -> packages it may import besides itself
 MAY_IMPORT = {
     "errors": set(),
@@ -27,12 +28,10 @@ MAY_IMPORT = {
     "metrics": {"errors", "state", "host"},
     "kubernetes": {"errors", "state", "host"},
     "health": {"errors", "state", "host", "spec"},
-    "supervisor": {"errors", "state", "spec", "host", "resources", "plan", "metrics", "health", "kubernetes"},
+    "remediation": {"errors", "state", "spec", "resources"},
+    "supervisor": {*CORE, "metrics", "health", "remediation", "kubernetes"},
     "simulation": {"errors", "state", "host", "simulation"},
-    "cli": {
-        *("errors", "state", "spec", "host", "resources", "plan"),
-        *("metrics", "health", "kubernetes", "supervisor", "simulation"),
-    },
+    "cli": {*CORE, "metrics", "health", "remediation", "kubernetes", "supervisor", "simulation"},
     "__main__": {"cli"},
 }
 # What resources may take from host: the port types, and our own record of load options. All else is effects.

@@ -344,6 +344,31 @@ _EVERY_KEY = Example(
             "history_rows": 100000,
             "history_days": 90,
         },
+        "remediation": {
+            "mode": "dry-run",
+            "rules": [
+                {
+                    "checks": ["recovery-action"],
+                    "recoveries": ["reset-gpu"],
+                    "at_least": "failed",
+                    "quarantine": True,
+                    "actions": ["reset-gpu", "ask-reboot"],
+                    "approval": True,
+                }
+            ],
+            "limits": {
+                "window_seconds": 86400,
+                "attempts": 1,
+                "per_device": 2,
+                "per_node": 4,
+                "systemic_ratio": 0.5,
+                "settle_seconds": 60,
+                "verify_seconds": 300,
+                "cooldown_seconds": 60,
+            },
+            "quarantine": {"lift_after_seconds": 600, "slurm": True, "slurm_node": "gpu17"},
+            "reload": ["nvidia"],
+        },
         "loop": {
             "interval_seconds": 300,
             "sample_seconds": 15,

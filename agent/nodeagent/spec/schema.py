@@ -24,6 +24,7 @@ from nodeagent.spec.keys import keys_of as keys_of  # noqa: PLC0414 - exported f
 from nodeagent.spec.labels import Labels
 from nodeagent.spec.links import LinkEntry as LinkEntry  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.pcie import Pcie
+from nodeagent.spec.remediation import Remediation
 from nodeagent.spec.roce import Roce
 from nodeagent.spec.sriov import SriovEntry
 from nodeagent.state.gpu import MigMode
@@ -356,4 +357,5 @@ class NodeSpec:
     )
     metrics: Metrics = key("The metrics server.", factory=Metrics)
     health: Health = key("Health checks, expectations and who is told.", factory=Health)
+    remediation: Remediation = key("What is done about findings; nothing by default.", factory=Remediation)
     loop: Loop = key("Timing of the supervisor.", factory=Loop)
