@@ -19,7 +19,7 @@ from vm.rig.packages import PROGRAMS
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "systemd" / "nodeagent.service"
 MIG_UNIT = ROOT / "systemd" / "nodeagent-mig.service"
-EXPOSURE_MOST = 4.9  # `systemd-analyze security` of systemd 252, 0 (nothing) to 10 (everything); the unit has 4.8
+EXPOSURE_MOST = 5.2  # `systemd-analyze security` of systemd 252, 0 to 10; the unit has 5.1, as it may ask the clock
 
 
 @pytest.fixture(scope="module")

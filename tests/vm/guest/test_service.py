@@ -100,6 +100,9 @@ def test_it_makes_the_node_as_the_file_says_and_serves_metrics() -> None:
     assert kernel.in_force()["standin_plain"]["count"] == "4"
     assert Path("/sys/class/net/dummy0/mtu").read_text() == "4000\n"
     until(lambda: "nodeagent_converged 1\n" in scraped(), "metrics say converged")
+    for check in ("clock", "kernel-log", "disk:/"):  # the sandbox lets the agent look: 1 would be "could not"
+        (value,) = [line.split()[-1] for line in scraped().splitlines() if f'kind="node",check="{check}"}}' in line][:1]
+        assert value != "1", check
 
 
 def scraped() -> str:
