@@ -10,6 +10,7 @@ def open_host(nvml_deadline_seconds: float) -> Host:
     # Imported here: commands that need no machine must not pay for libkmod and the worker.
     from nodeagent.host.clock import RealClock  # noqa: PLC0415
     from nodeagent.host.container_runtimes import LocalRuntimes  # noqa: PLC0415
+    from nodeagent.host.cuda import CudaProcesses  # noqa: PLC0415
     from nodeagent.host.files import LocalFiles  # noqa: PLC0415
     from nodeagent.host.kernel_log import KmsgLog  # noqa: PLC0415
     from nodeagent.host.kmod import LibKmod  # noqa: PLC0415
@@ -32,4 +33,5 @@ def open_host(nvml_deadline_seconds: float) -> Host:
         clock=clock,
         runtimes=LocalRuntimes(services),
         vitals=RealVitals(),
+        cuda=CudaProcesses(),
     )

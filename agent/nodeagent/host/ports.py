@@ -12,6 +12,7 @@ from nodeagent.state.gpu import Gpu, GpuSample, Placement
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import RdmaHolder, VfSetting, VirtualFunction
 from nodeagent.state.processes import DeviceNode, DeviceNumber, Process, Service
+from nodeagent.state.proofs import Trial, TrialResult
 from nodeagent.state.qos import DcbState
 from nodeagent.state.topology import NvLinks, PcieSetting
 from nodeagent.state.vitals import ClockFacts, DiskFacts
@@ -343,6 +344,13 @@ class Vitals(Protocol):
         """The file system that holds this path. GoneError, DeniedError."""
 
 
+class Cuda(Protocol):
+    """What can be tried on the node's GPUs, and with the libraries beside the driver."""
+
+    def attempt(self, trial: Trial, deadline_seconds: float) -> TrialResult:
+        """What the trial showed. DeadlineError where it hangs, else HostError kinds by what the driver says."""
+
+
 class Clock(Protocol):
     """Time, so that tests need not wait."""
 
@@ -366,6 +374,7 @@ class Host:
     clock: Clock
     runtimes: ContainerRuntimes
     vitals: Vitals
+    cuda: Cuda
 
 
 def number(node: DeviceNode) -> DeviceNumber:

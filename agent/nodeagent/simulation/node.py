@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Literal
 from nodeagent.errors import UsageError
 from nodeagent.host import paths
 from nodeagent.host.clock import RealClock
+from nodeagent.host.cuda import CudaProcesses
 from nodeagent.host.files import host_errors
 from nodeagent.host.ports import Host, Nvml
 from nodeagent.simulation.container_runtimes import SimulatedRuntimes
+from nodeagent.simulation.cuda import cuda_launch
 from nodeagent.simulation.installation import claim, first_state, install
 from nodeagent.simulation.kernel import PRIVATE, SimKernel
 from nodeagent.simulation.kernel_state import FakeProcess, KernelState, StateFile, edited
@@ -74,6 +76,7 @@ class SimulatedNode:
             clock=RealClock(),
             runtimes=SimulatedRuntimes(self.directory),
             vitals=SimulatedVitals(self.kernel),
+            cuda=CudaProcesses(lambda: cuda_launch(self)),
         )
 
     def _nvml(self, kind: str, deadline_seconds: float) -> Nvml:
