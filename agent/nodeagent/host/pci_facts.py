@@ -6,10 +6,10 @@ Source: Documentation/ABI/testing/sysfs-bus-pci.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from nodeagent.host.paths import SYS_CLASS_VFIO, SYS_PCI_DEVICES
+from nodeagent.host.paths import SYS_CLASS_VFIO, SYS_IOMMU_GROUPS, SYS_PCI_DEVICES
 from nodeagent.host.ports import Files
 from nodeagent.state.network import PciFunction
 
@@ -43,6 +43,27 @@ def _read_function(files: Files, address: str) -> PciFunction | None:
     class_code = parse_id(files.read_optional(f"{directory}/class"))
     if not is_relevant(vendor, class_code):
         return None
+    return _described(files, address, vendor, class_code)
+
+
+def read_groups(files: Files, pci: Mapping[str, PciFunction]) -> Mapping[str, tuple[PciFunction, ...]]:
+    """Every function of the IOMMU groups in which those of `pci` are, whatever it is; by group.
+
+    Source: Documentation/ABI/testing/sysfs-kernel-iommu_groups.
+    """
+    groups = sorted({one.iommu_group for one in pci.values() if one.iommu_group})
+    return MappingProxyType({group: tuple(_members(files, group, pci)) for group in groups})
+
+
+def _members(files: Files, group: str, pci: Mapping[str, PciFunction]) -> Iterator[PciFunction]:
+    for address in files.names(f"{SYS_IOMMU_GROUPS}/{group}/devices"):
+        directory = f"{SYS_PCI_DEVICES}/{address}"
+        vendor, class_code = (parse_id(files.read_optional(f"{directory}/{name}")) for name in ("vendor", "class"))
+        yield pci.get(address) or _described(files, address, vendor, class_code)
+
+
+def _described(files: Files, address: str, vendor: str, class_code: str) -> PciFunction:
+    directory = f"{SYS_PCI_DEVICES}/{address}"
     override = (files.read_optional(f"{directory}/driver_override") or "").strip()
     physfn = files.target(f"{directory}/physfn") or ""
     driver = files.target(f"{directory}/driver") or ""

@@ -192,6 +192,9 @@ class Functions(Protocol):
         For vfio-pci: BusyError where another driver has a function of the same IOMMU group, UnsupportedError without.
         """
 
+    def release(self, address: str, driver: str) -> None:
+        """Take the function from the driver it has and mark it for `driver`, which does not get it yet."""
+
     def set_congestion(self, address: str, setting: str, value: int) -> None:
         """Write one setting of RoCE's congestion control (see state.congestion) and read it back.
 

@@ -81,6 +81,11 @@ class SysfsFunctions:
                 self._files.write(SYS_PCI_DRIVERS_PROBE, address)
             raise
 
+    def release(self, address: str, driver: str) -> None:
+        """As the port says; the mark comes first, so that it is known whom a free function is for."""
+        self._files.write(f"{SYS_PCI_DEVICES}/{address}/driver_override", driver)
+        self._unbind(address)
+
     def set_congestion(self, address: str, setting: str, value: int) -> None:
         write_congestion(self._files, address, setting, value)
 

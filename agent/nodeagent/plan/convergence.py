@@ -17,6 +17,7 @@ from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.link_addressing import wants_addressing
 from nodeagent.resources.link_settings import ORDER, groups_of
 from nodeagent.resources.registry import RESOURCES
+from nodeagent.resources.sandbox import effective
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.node import NodeState
@@ -36,6 +37,7 @@ class Goal:
     with_roce: bool = False
     with_pcie: bool = False
     with_devlink: bool = False
+    with_groups: bool = False
     containers: ContainerQuery | None = None
     links: LinkInterest = NO_MORE
 
@@ -61,6 +63,7 @@ class Outcome:
 def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
     """The node file as a goal; `only` limits it to some resources by name (see registry.RESOURCES)."""
     chosen = tuple(only) or tuple(RESOURCES)
+    spec = effective(spec)
 
     def wishes(state: NodeState) -> tuple[Wish, ...]:
         return tuple(RESOURCES[name](spec, state) for name in chosen)
@@ -71,6 +74,7 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
         "with_roce": spec.roce is not None,
         "with_pcie": spec.pcie is not None,
         "with_devlink": bool(spec.devlink) or any(entry.eswitch_mode is not None for entry in spec.sriov),
+        "with_groups": spec.sandbox is not None,
     }
     links = LinkInterest(groups_of(spec), addressing=any(wants_addressing(entry) for entry in spec.links))
     names = names_of_interest(spec)
@@ -82,6 +86,8 @@ def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
     state = observer.observe(
         goal.interest, with_roce=goal.with_roce, with_pcie=goal.with_pcie, with_devlink=goal.with_devlink
     )
+    if goal.with_groups:
+        state = observer.add_groups(state)
     if goal.containers is not None:
         state = observer.add_containers(state, goal.containers)
     state = observer.add_links(state, goal.links)

@@ -13,7 +13,7 @@ from nodeagent.host.kernel_policy import PeerMemoryOwner, read_policy
 from nodeagent.host.link_facts import read_netdevs, read_rdma
 from nodeagent.host.loaded_options import read_options
 from nodeagent.host.module_facts import read_modules
-from nodeagent.host.pci_facts import read_pci
+from nodeagent.host.pci_facts import read_groups, read_pci
 from nodeagent.host.ports import Host
 from nodeagent.host.process_facts import read_device_nodes, read_majors
 from nodeagent.host.rdma_netlink import read_netns_shared
@@ -88,7 +88,7 @@ class Observer:
             pci=pci,
             driver=read_driver(files),
             capabilities=read_capabilities(files) if any(one.mig_mode is MigMode.ENABLED for one in gpus) else {},
-            gpus={found.uuid: found for found in gpus},
+            gpus={found.uuid: found for found in gpus if not _is_elsewhere(found, pci)},
             netdevs=netdevs,
             rdma=read_rdma(files, with_counters=False, with_roce=with_roce),
             rdma_netns_shared=read_netns_shared(files),
@@ -98,6 +98,10 @@ class Observer:
             processes=_described(host, gpus),
             unknown=unknown + unread,
         )
+
+    def add_groups(self, state: NodeState) -> NodeState:
+        """The same state with all that shares an IOMMU group with a function of it."""
+        return replace(state, iommu_groups=read_groups(self.host.files, state.pci))
 
     def add_containers(self, state: NodeState, query: ContainerQuery) -> NodeState:
         """The same state with what containers get from the node."""
@@ -186,6 +190,11 @@ def _described(host: Host, gpus: Iterable[Gpu]) -> Mapping[int, Process]:
     """The processes that NVML names, so that whoever is in the way of a MIG layout has a name; no walk over /proc."""
     pids = _gpu_pids(gpus)
     return {found.pid: found for found in host.processes.describe(sorted(pids))} if pids else {}
+
+
+def _is_elsewhere(found: Gpu, pci: Mapping[str, PciFunction]) -> bool:
+    """Whether another driver has it by now: a session that was open before still lists it."""
+    return found.pci_address in pci and pci[found.pci_address].driver not in ("", "nvidia")
 
 
 def _gpu_pids(gpus: Iterable[Gpu]) -> set[int]:

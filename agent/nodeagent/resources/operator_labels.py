@@ -1,7 +1,8 @@
 """Doing as the labels say that a GPU Operator, or its user, puts on the node; pure.
 
-Sources: NVIDIA/gpu-operator controllers/state_manager.go (gpu.deploy.*), NVIDIA/k8s-driver-manager cmd/driver-manager
-(paused values), NVIDIA/mig-parted deployments (nvidia.com/mig.config and its state).
+Sources: NVIDIA/gpu-operator controllers/state_manager.go (gpu.deploy.*, gpu.workload.config),
+NVIDIA/k8s-driver-manager cmd/driver-manager (paused values), NVIDIA/mig-parted deployments (nvidia.com/mig.config
+and its state).
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from enum import StrEnum
 from nodeagent.errors import SpecError, UsageError
 from nodeagent.spec.containers import Component
 from nodeagent.spec.mig_parted import entries_for, parse_parted
+from nodeagent.spec.sandbox import Workload
 from nodeagent.spec.schema import MigEntry, NodeSpec
 from nodeagent.state.gpu import Gpu
 
 DEPLOY = "nvidia.com/gpu.deploy."
 MIG_CONFIG, MIG_STATE = "nvidia.com/mig.config", "nvidia.com/mig.config.state"
+WORKLOAD = "nvidia.com/gpu.workload.config"
 PAUSED = "paused-for-driver-upgrade"
 
 
@@ -41,7 +44,7 @@ class Followed:
 
 def relevant(labels: Mapping[str, str]) -> dict[str, str]:
     """Those labels that change what the agent does."""
-    return {key: value for key, value in labels.items() if key == MIG_CONFIG or key.startswith(DEPLOY)}
+    return {key: value for key, value in labels.items() if key in (MIG_CONFIG, WORKLOAD) or key.startswith(DEPLOY)}
 
 
 def runs_with_operator(component: str, labels: Mapping[str, str]) -> bool:
@@ -57,7 +60,7 @@ def follow(spec: NodeSpec, labels: Mapping[str, str], gpus: Iterable[Gpu], parte
 
     `parted` is the text of nvidia-mig-parted's file, None without one.
     """
-    spec = _give_way(spec, labels)
+    spec = _for_workload(_give_way(spec, labels), labels)
     name = labels.get(MIG_CONFIG, "")
     if not name or runs_with_operator("mig-manager", labels):
         return Followed(spec)
@@ -65,6 +68,19 @@ def follow(spec: NodeSpec, labels: Mapping[str, str], gpus: Iterable[Gpu], parte
         return Followed(replace(spec, mig=_entries(spec, name, gpus, parted)), name)
     except (SpecError, UsageError) as error:
         return Followed(spec, name, str(error))
+
+
+def _for_workload(spec: NodeSpec, labels: Mapping[str, str]) -> NodeSpec:
+    """What the GPUs are for, where the file has a section for it; a value that is none of the operator's says nothing.
+
+    An operator that runs its own vfio-manager here moves the GPUs itself.
+    """
+    if spec.sandbox is None:
+        return spec
+    if runs_with_operator("vfio-manager", labels):
+        return replace(spec, sandbox=None)
+    wanted = labels.get(WORKLOAD, "")
+    return replace(spec, sandbox=replace(spec.sandbox, workload=Workload(wanted))) if wanted in set(Workload) else spec
 
 
 def _entries(spec: NodeSpec, name: str, gpus: Iterable[Gpu], parted: str | None) -> tuple[MigEntry, ...]:

@@ -27,6 +27,8 @@ from nodeagent.resources import (
     roce,
     runtime_steps,
     runtimes,
+    sandbox,
+    sandbox_steps,
     sriov,
     sriov_steps,
 )
@@ -39,6 +41,7 @@ from nodeagent.state.node import NodeState
 RESOURCES: Mapping[str, Callable[[NodeSpec, NodeState], Wish]] = {
     "device-nodes": device_nodes.plan,  # stale nodes go before the driver that makes them anew
     "modules": kernel_modules.plan,
+    "sandbox": sandbox.plan,  # what goes to a virtual machine is set up by nobody else
     "mig": mig.plan,
     "pcie": pcie.plan,  # before traffic, and independent of drivers
     "links": links.plan,
@@ -95,6 +98,8 @@ STEPS: Mapping[str, type[Step]] = {
         sriov_steps.RemoveVfs,
         sriov_steps.SetVf,
         sriov_steps.BindFunction,
+        sandbox_steps.GiveFunction,
+        sandbox_steps.ReleaseFunction,
         qos_steps.QosStep,
         qos_steps.SetDcbxMode,
         qos_steps.SetPfc,

@@ -18,7 +18,7 @@ from nodeagent.simulation import congestion, roce_writes
 from nodeagent.simulation.kernel_state import Interface, KernelState, edited
 from nodeagent.simulation.profiles import Profile, Slot
 from nodeagent.simulation.reactions import bound, matches, unbound
-from nodeagent.simulation.tree_pci import pci_drivers
+from nodeagent.simulation.tree_pci import VFIO_PCI, pci_drivers, vfio_number
 from nodeagent.simulation.virtual_functions import slot_at, with_count
 from nodeagent.state.processes import DeviceNumber
 
@@ -93,8 +93,12 @@ def _unbind(request: Write) -> KernelState:
     driver = request.state.drivers.get(address)
     if driver is None or groups.get("driver", driver) != driver or request.text.strip() != address:
         raise refused(errno.ENODEV)
-    minor = [slot.pci_address for slot in request.profile.gpus].index(address) if driver == "nvidia" else -1
-    if DeviceNumber(195, minor) in request.opened:
+    number = DeviceNumber(195, -1)
+    if driver == "nvidia":
+        number = DeviceNumber(195, [slot.pci_address for slot in request.profile.gpus].index(address))
+    elif driver == VFIO_PCI:
+        number = vfio_number(request.profile, request.state, address)
+    if number in request.opened:
         raise refused(errno.ETIMEDOUT)  # the real write never returns: it waits in the kernel for the last close
     return unbound(request.state, address)
 

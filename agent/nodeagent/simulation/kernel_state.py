@@ -179,6 +179,7 @@ class KernelState:
     vf_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by address of the virtual function
     congestion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # written settings by PCI address
     pci_words: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # written registers by address and offset
+    companions: tuple[str, ...] = ()  # addresses of sound and USB functions beside GPUs
     no_vf_probe: tuple[str, ...] = ()  # physical functions with sriov_drivers_autoprobe 0
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     processes: Mapping[str, FakeProcess] = field(default_factory=dict)

@@ -113,6 +113,8 @@ CARDS: Mapping[str, Card] = MappingProxyType(
         "I210": Card("Intel I210", "8086", "1533", "020000", "igb", "3.25", 1000, 0, 9216, 2.5, 1),
         "X550": Card("Intel X550", "8086", "1563", "020000", "ixgbe", "3.60", 10_000, 63, 9710, 8.0, 4, "X550-VF"),
         _MLX5_VF: Card("ConnectX Family mlx5Gen Virtual Function", "15b3", "101e", "020000", "mlx5_core"),
+        "GA102-audio": Card("GA102 High Definition Audio Controller", "10de", "1aef", "040300", "snd_hda_intel"),
+        "TU102-USB": Card("TU102 USB 3.1 Host Controller", "10de", "1ad6", "0c0330", "xhci_hcd"),
         "X550-VF": Card("Intel X550 Virtual Function", "8086", "1565", "020000", "ixgbevf"),
     },
 )

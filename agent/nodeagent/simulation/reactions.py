@@ -50,6 +50,7 @@ _REGIONS: Mapping[str, tuple[Region, ...]] = {
     "nouveau": (Region("drm", "nouveau", 226),),
     "ib_umad": (Region("infiniband_mad", "ib_umad", 231, 0, 128),),
     "ib_uverbs": (Region("infiniband_verbs", "ib_uverbs", 231, 192, 32),),
+    "vfio": (Region("vfio", "vfio", 0),),
     "rdma_ucm": (Region("rdma_cm", "rdma_ucm", MISC_MAJOR, 122, 1),),
 }
 

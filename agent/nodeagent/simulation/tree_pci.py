@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
+from nodeagent.simulation.companions import BUILT_IN, companion_slots
 from nodeagent.simulation.pci_config_space import (
     DOWNSTREAM,
     ENDPOINT,
@@ -21,11 +22,15 @@ from nodeagent.simulation.profiles import CARDS, vf_address
 from nodeagent.simulation.reactions import driver_of, module_of
 from nodeagent.simulation.tree_entry import Entries, Entry, Tree, line, link
 from nodeagent.simulation.virtual_functions import vf_slots
+from nodeagent.state.processes import DeviceNode, DeviceNumber
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nodeagent.simulation.kernel_state import KernelState
     from nodeagent.simulation.profiles import Profile, Slot
 
+VFIO_PCI = "vfio-pci"
 _CPUS_PER_NODE = 16
 
 
@@ -37,18 +42,36 @@ def device_folder(slot: Slot) -> str:
 def pci_drivers(profile: Profile, state: KernelState) -> tuple[str, ...]:
     """PCI drivers that are registered now, by the spelling below /sys/bus/pci/drivers."""
     known = {"nvidia", "nouveau", "vfio_pci", *(CARDS[slot.card].driver for slot in profile.slots)}
+    built_in = BUILT_IN if state.companions else ()
     idle = {name for name, module in state.modules.items() if module.parameters.get("modeset") == "0"}
-    return tuple(sorted(driver_of(name) for name in known & set(state.modules) - (idle & {"nouveau"})))
+    loaded = known & set(state.modules) - (idle & {"nouveau"})
+    return tuple(sorted((*built_in, *map(driver_of, loaded))))
+
+
+def groups(profile: Profile, state: KernelState) -> Mapping[str, int]:
+    """Number of the IOMMU group by address: each function has its own, but for what stands beside a GPU."""
+    alone = (*profile.slots, *vf_slots(state, profile))
+    numbers = {slot.pci_address: number for number, slot in enumerate(alone)}
+    beside = (slot.pci_address for slot in companion_slots(state, profile))
+    return numbers | {address: numbers[f"{address[:-1]}0"] for address in beside}
+
+
+def vfio_number(profile: Profile, state: KernelState, address: str) -> DeviceNumber:
+    """The device of its group while vfio-pci has the function; the minor is the group's number here."""
+    region = next(region for region in state.regions if region.name == "vfio")
+    return DeviceNumber(region.major, groups(profile, state)[address])
 
 
 def render(profile: Profile, state: KernelState) -> Tree:
     tree: Tree = {}
-    for number, slot in enumerate(profile.slots):
-        tree.update(_function(state, slot, number))
+    numbers = groups(profile, state)
+    for slot in (*profile.slots, *companion_slots(state, profile)):
+        tree.update(_function(state, slot, numbers[slot.pci_address]))
+    for slot in profile.slots:
         for depth, bridge in enumerate(slot.bridges):
             tree.update(_bridge(state, slot, depth, bridge))
-    for number, slot in enumerate(vf_slots(state, profile), len(profile.slots)):
-        tree.update(_function(state, slot, number))
+    for slot in vf_slots(state, profile):
+        tree.update(_function(state, slot, numbers[slot.pci_address]))
         tree.update(_virtual(state, slot))
     for driver in pci_drivers(profile, state):
         tree.update(_driver(profile, state, driver))
@@ -91,6 +114,16 @@ def _function(state: KernelState, slot: Slot, number: int) -> Entries:
     driver = state.drivers.get(address)
     if driver:
         yield f"{folder}/driver", link(f"{folder}/driver", f"{paths.SYS_PCI_DRIVERS}/{driver}")
+    if driver == VFIO_PCI:
+        yield from _vfio_group(state, number)
+
+
+def _vfio_group(state: KernelState, number: int) -> Entries:
+    """The group's device, through which a virtual machine has its functions."""
+    region = next(region for region in state.regions if region.name == "vfio")
+    path = f"{paths.DEV_VFIO}/{number}"
+    yield path, Entry(node=DeviceNode(path, region.major, number, 0o600))
+    yield f"{paths.SYS_CLASS_VFIO}/{number}/dev", line(f"{region.major}:{number}")
 
 
 def _virtual(state: KernelState, slot: Slot) -> Entries:
@@ -141,10 +174,11 @@ def _driver(profile: Profile, state: KernelState, driver: str) -> Entries:
     for attribute in ("bind", "unbind", "new_id"):
         yield f"{folder}/{attribute}", Entry()
     module = module_of(driver)
-    yield f"{folder}/module", link(f"{folder}/module", f"{paths.SYS_MODULE}/{module}")
-    place = f"{paths.SYS_MODULE}/{module}/drivers/pci:{driver}"
-    yield place, link(place, folder)
-    for slot in (*profile.slots, *vf_slots(state, profile)):
+    if module in state.modules:
+        yield f"{folder}/module", link(f"{folder}/module", f"{paths.SYS_MODULE}/{module}")
+        place = f"{paths.SYS_MODULE}/{module}/drivers/pci:{driver}"
+        yield place, link(place, folder)
+    for slot in (*profile.slots, *companion_slots(state, profile), *vf_slots(state, profile)):
         if state.drivers.get(slot.pci_address) == driver:
             place = f"{folder}/{slot.pci_address}"
             yield place, link(place, device_folder(slot))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from nodeagent.simulation.companions import companion_slots
 from nodeagent.simulation.kernel_state import KernelState, edited
 from nodeagent.simulation.profiles import CARDS, Profile, Slot, vf_address
 from nodeagent.simulation.reactions import bound, driver_of, matches, unbound
@@ -37,8 +38,10 @@ def vf_slots(state: KernelState, profile: Profile) -> tuple[Slot, ...]:
 
 
 def slot_at(state: KernelState, profile: Profile, address: str) -> Slot | None:
-    """The function at an address, physical or virtual."""
-    found = profile.slot(address)
+    """The function at an address, physical or virtual, or beside a GPU."""
+    found = profile.slot(address) or next(
+        (slot for slot in companion_slots(state, profile) if slot.pci_address == address), None
+    )
     return found or next((slot for slot in _vf_slots_on_bus(state, profile, address)), None)
 
 

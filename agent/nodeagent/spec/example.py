@@ -256,6 +256,7 @@ _EVERY_KEY = Example(
             },
             {"match": "0000:af:00.0", "vfs": 1, "driver": "vfio-pci", "guids": ["02:00:00:00:00:00:af:00"]},
         ],
+        "sandbox": {"workload": "container", "devices": "gpus", "driver": "vfio-pci"},
         "cdi": {
             "gpus": "auto",
             "management": "off",

@@ -64,7 +64,8 @@ class Labels:
     )
     api: bool = key("Patch the node object; needs a service account that may get and patch nodes.", default=False)
     follow: bool = key(
-        "Do as the GPU Operator's labels say: nvidia.com/mig.config, nvidia.com/gpu.deploy.*; needs `api`.",
+        "Do as the GPU Operator's labels say: nvidia.com/mig.config, nvidia.com/gpu.deploy.* and, with a section "
+        "`sandbox`, nvidia.com/gpu.workload.config; needs `api`.",
         default=False,
     )
     mig_config_file: str = absolute_path(

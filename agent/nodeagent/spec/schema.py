@@ -26,6 +26,7 @@ from nodeagent.spec.links import LinkEntry as LinkEntry  # noqa: PLC0414 - expor
 from nodeagent.spec.pcie import Pcie
 from nodeagent.spec.remediation import Remediation
 from nodeagent.spec.roce import Roce
+from nodeagent.spec.sandbox import Sandbox
 from nodeagent.spec.sriov import SriovEntry
 from nodeagent.state.gpu import MigMode
 
@@ -344,6 +345,7 @@ class NodeSpec:
     sriov: tuple[SriovEntry, ...] = key(
         "Virtual functions of NICs (SR-IOV); physical functions that no entry matches are left alone.", default=()
     )
+    sandbox: Sandbox | None = key("GPUs and NICs for virtual machines (VFIO).", default=None)
     cdi: Cdi | None = key("CDI specifications: how containers get GPUs and RDMA devices.", default=None)
     runtimes: Runtimes | None = key("Container runtimes.", default=None)
     labels: Labels | None = key("Node labels.", default=None)

@@ -37,6 +37,7 @@ class NodeState:
     processes, services and `rdma_holders` it is read only where a step may take it away. `pcie` are GPUs, NICs and the
     bridges above them by PCI address, read only where the node file wants something of them. So are `containers` and
     `addressing`.
+    `iommu_groups` are all functions of a group by its number, read only for section sandbox.
     `congestion` are the settings of RoCE's congestion control by PCI address, read with RoCE's defaults.
     """
 
@@ -55,6 +56,7 @@ class NodeState:
     rdma_netns_shared: bool | None = None
     rdma_holders: Mapping[str, tuple[RdmaHolder, ...]] = field(default_factory=lambda: MappingProxyType({}))
     congestion: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
+    iommu_groups: Mapping[str, tuple[PciFunction, ...]] = field(default_factory=lambda: MappingProxyType({}))
     pcie: Mapping[str, PcieNode] = field(default_factory=lambda: MappingProxyType({}))
     devlink: Mapping[str, DevlinkDevice] = field(default_factory=lambda: MappingProxyType({}))
     majors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

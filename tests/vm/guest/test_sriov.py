@@ -68,7 +68,7 @@ def run(tmp_path: Path, text: str, told: Told | None = None) -> Outcome:
     file = tmp_path / "node.yaml"
     file.write_text(f"version: 1\n{text}")
     host = open_host(10.0)
-    goal = goal_of(read_spec(str(file)), only=("links", "devlink", "sriov"))
+    goal = goal_of(read_spec(str(file)), only=("links", "devlink", "sriov", "sandbox"))
     return converge(goal, Context(Observer(host), Journal(host.files), told or Told()))
 
 
@@ -132,6 +132,42 @@ def test_functions_go_to_vfio_and_back(tmp_path: Path, kmod: LibKmod) -> None:
         os.close(group)
     assert run(tmp_path, f'sriov: [{{match: "{PF}", vfs: 2, driver: default}}]\n').plan.converged
     assert [(one.driver, one.driver_override) for one in functions()] == [("stub_nic", "")] * 2
+
+
+@pytest.mark.usefixtures("links")
+def test_a_whole_card_goes_to_a_virtual_machine_and_back(tmp_path: Path, kmod: LibKmod) -> None:
+    load(kmod, "vfio_pci")
+    subprocess.run(["ip", "link", "set", "nic0", "up"], check=True)
+    subprocess.run(["ip", "addr", "replace", "10.88.0.1/24", "dev", "nic0"], check=True)
+    text = f'sandbox: {{workload: WORKLOAD, devices: ["{PF}"]}}\n'
+    wish, back = text.replace("WORKLOAD", "vm-passthrough"), text.replace("WORKLOAD", "container")
+    assert "address 10.88.0.1/24 on nic0" in text_of(run(tmp_path, wish).plan)
+    assert read_pci(LocalFiles())[PF].driver == "stub_nic"
+    subprocess.run(["ip", "addr", "flush", "dev", "nic0"], check=True)
+    subprocess.run(["ip", "link", "set", "nic0", "down"], check=True)
+    outcome = run(tmp_path, wish)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    found = read_pci(LocalFiles())[PF]
+    assert (found.driver, found.driver_override) == ("vfio-pci", "vfio-pci")
+    assert run(tmp_path, wish).steps_taken == 0
+    group = os.open(f"/dev/vfio/{found.iommu_group}", os.O_RDWR)
+    try:
+        assert f"through VFIO (group {found.iommu_group})" in text_of(run(tmp_path, back).plan)
+    finally:
+        os.close(group)
+    assert run(tmp_path, back).plan.converged
+    found = read_pci(LocalFiles())[PF]
+    assert (found.driver, found.driver_override) == ("stub_nic", "")
+
+
+def test_a_function_that_is_released_is_free_and_marked(links: RtnlLinks, kmod: LibKmod) -> None:
+    load(kmod, "vfio_pci")
+    links.functions.release(PF, "vfio-pci")
+    found = read_pci(LocalFiles())[PF]
+    assert (found.driver, found.driver_override) == ("", "vfio-pci")
+    links.functions.set_driver(PF, "")
+    found = read_pci(LocalFiles())[PF]
+    assert (found.driver, found.driver_override) == ("stub_nic", "")
 
 
 def test_guids_of_virtual_functions_on_an_infiniband_port(infiniband: RtnlLinks) -> None:
