@@ -64,6 +64,7 @@ MODPROBE_CONFIG = (
 )
 
 LOG_PODS = "/var/log/pods"
+KUBELET_PLUGINS = "/var/lib/kubelet/device-plugins"
 KUBELET_POD_RESOURCES = "/var/lib/kubelet/pod-resources/kubelet.sock"
 
 NODE_FILE = "/etc/nodeagent/node.yaml"
@@ -130,3 +131,8 @@ FEATURES_DIRECTORY = "/etc/kubernetes/node-feature-discovery/features.d"
 FEATURES_FILE = FEATURES_DIRECTORY + "/nodeagent.features"
 GFD_FEATURES_FILE = FEATURES_DIRECTORY + "/gfd"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+NVIDIA_DEVICE_MOUNTS = "/var/run/nvidia-container-devices"  # nvidia-container-runtime reads mounts below it
+DEV_NULL = "/dev/null"
+DEV_SHM = "/dev/shm"  # noqa: S108 - the memory that MPS clients and their server share
+MPS_DIRECTORY = "/run/nvidia/mps"

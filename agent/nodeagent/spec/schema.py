@@ -21,6 +21,7 @@ from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here
 from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import key as key  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.keys import keys_of as keys_of  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.kubernetes import Kubernetes
 from nodeagent.spec.labels import Labels
 from nodeagent.spec.links import LinkEntry as LinkEntry  # noqa: PLC0414 - exported from here as well
 from nodeagent.spec.pcie import Pcie
@@ -349,6 +350,7 @@ class NodeSpec:
     cdi: Cdi | None = key("CDI specifications: how containers get GPUs and RDMA devices.", default=None)
     runtimes: Runtimes | None = key("Container runtimes.", default=None)
     labels: Labels | None = key("Node labels.", default=None)
+    kubernetes: Kubernetes | None = key("Device plugins for the kubelet.", default=None)
     services: tuple[str, ...] = key(
         "systemd units, besides the known ones, that the agent may stop and start again around a disruptive step.",
         default=(),

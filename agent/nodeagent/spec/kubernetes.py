@@ -1,0 +1,110 @@
+# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
+"""Section `kubernetes` of the node file: what the node offers to pods through the kubelet's device plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from nodeagent.spec.containers import Component, absolute_path
+from nodeagent.spec.keys import key
+from nodeagent.spec.labels import MigStrategy, SharingStrategy
+
+
+class DeviceList(StrEnum):
+    """How a container is told its devices. cdi-cri: by the CRI's own field (Kubernetes 1.29). cdi-annotations: by an
+    annotation that container runtimes read. envvar: NVIDIA_VISIBLE_DEVICES, for nvidia-container-runtime.
+    volume-mounts: mounts below /var/run/nvidia-container-devices, for the same.
+    """
+
+    CDI_CRI = "cdi-cri"
+    CDI_ANNOTATIONS = "cdi-annotations"
+    ENVVAR = "envvar"
+    VOLUME_MOUNTS = "volume-mounts"
+
+
+class DeviceId(StrEnum):
+    """uuid: GPU-…, MIG-…. index: 0, and 0:1 for a MIG device."""
+
+    UUID = "uuid"
+    INDEX = "index"
+
+
+class SharedAllocation(StrEnum):
+    """distributed: shares are taken from the device that has given the fewest. packed: from that with the most."""
+
+    DISTRIBUTED = "distributed"
+    PACKED = "packed"
+
+
+@dataclass(frozen=True)
+class GpuSharing:
+    """Several containers on one GPU or MIG device."""
+
+    strategy: SharingStrategy = key(
+        "time-slicing: programs take turns, with no limit to memory. mps: they run at once, each with its part of "
+        "memory and multiprocessors; not with MIG.",
+        default=SharingStrategy.NONE,
+    )
+    replicas: Mapping[str, int] = key(
+        "Shares of each device by resource.",
+        factory=lambda: MappingProxyType({}),
+        example="{gpu: 4, mig-1g.5gb: 2}",
+        minimum=2,
+        maximum=1024,
+        key_pattern=r"^(gpu|mig-[0-9a-z.]+)$",
+        key_expected="gpu, or mig-PROFILE such as mig-1g.5gb",
+    )
+    rename: bool = key("Offer shares as NAME.shared, such as nvidia.com/gpu.shared.", default=False)
+    fail_above_one: bool | None = key(
+        "Refuse a container that asks for more than one share; left out: with mps only.", default=None, example="true"
+    )
+
+
+@dataclass(frozen=True)
+class PluginGpus:
+    """GPUs and MIG devices for pods, under the names that NVIDIA's device plugin gives them."""
+
+    offer: Component = key(
+        "nvidia.com/gpu and nvidia.com/mig-PROFILE; auto: unless NVIDIA's plugin offers them.", default=Component.AUTO
+    )
+    mig_strategy: MigStrategy = key(
+        "none: whole GPUs. single: MIG devices, all of one profile, as nvidia.com/gpu. mixed: as mig-PROFILE.",
+        default=MigStrategy.NONE,
+    )
+    device_list: tuple[DeviceList, ...] = key(
+        "How containers are told their devices; empty: cdi-cri with section `cdi`, else envvar.",
+        default=(),
+        example="[cdi-cri]",
+    )
+    device_id: DeviceId = key("What a container is told of each device.", default=DeviceId.UUID)
+    pass_device_specs: bool = key(
+        "Also name the device nodes to the kubelet, so that a container keeps them when systemd sets up cgroups anew.",
+        default=False,
+    )
+    shared_allocation: SharedAllocation = key(
+        "Where shares and MIG devices are taken from first.", default=SharedAllocation.DISTRIBUTED
+    )
+    sharing: GpuSharing = key("Sharing of GPUs.", factory=GpuSharing)
+    mps_directory: str = absolute_path(
+        "Where MPS control daemons have their pipes and logs, if not in /run/nvidia/mps.", example='"/run/nvidia/mps"'
+    )
+    config_file: str = absolute_path(
+        "Configuration file (v1) of NVIDIA's device plugin; what stands in it counts instead of the keys above.",
+        example='"/etc/nvidia-device-plugin/config.yaml"',
+    )
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """What the node offers to pods; `kubernetes: {}` offers it as soon as there is a kubelet. Needs
+    nodeagent[kubernetes], and no access to the API.
+    """
+
+    gpus: PluginGpus = key("GPUs and MIG devices.", factory=PluginGpus)
+    plugin_directory: str = absolute_path(
+        "The kubelet's directory for device plugins, if not /var/lib/kubelet/device-plugins.",
+        example='"/data/kubelet/device-plugins"',
+    )
