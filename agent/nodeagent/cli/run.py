@@ -31,10 +31,14 @@ from nodeagent.plan.observing import Observer
 from nodeagent.plan.summary import state_document
 from nodeagent.spec.reader import read_spec
 from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.health import Health
+from nodeagent.state.node import NodeState
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.control import Answers, ControlServer
+from nodeagent.supervisor.health_facts import Reading
 from nodeagent.supervisor.health_watch import HealthWatch
 from nodeagent.supervisor.loop import Supervisor
+from nodeagent.supervisor.offer_desk import OfferDesk
 from nodeagent.supervisor.otlp_push import OtlpPush
 from nodeagent.supervisor.pod_watch import PodWatch
 from nodeagent.supervisor.sampler import Sampler
@@ -118,7 +122,16 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     choices = Choices(spec.metrics, host.files)
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
     watch = HealthWatch(host, spec.health, target.path_of)
-    sampler.examine = watch.examine
+    desk = OfferDesk(
+        host, spec, lambda: _seen(supervisor.status), lambda: watch.health, supervisor.hardware, target.path_of
+    )
+
+    def examine(reading: Reading) -> Health:
+        found = watch.examine(reading)
+        desk.ask()
+        return found
+
+    sampler.examine = examine
     watch.log.on_line = lambda: sampler.refresh(supervisor.status)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
     sampler.push = push = OtlpPush(spec.metrics.otlp_endpoint)
@@ -129,12 +142,14 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     def tell(status: Status) -> None:
         sampler.refresh(status)
         narrator(status)
+        desk.ask()
 
     supervisor.on_status = tell
 
     def follow(spec: NodeSpec) -> None:
         choices.take_over(spec.metrics)
         watch.take_over(spec.health)
+        desk.take_over(spec)
         sampler.pace(spec.loop.sample_seconds)
         push.endpoint = spec.metrics.otlp_endpoint
         pods.socket, pods.seconds = target.path_of(choices.pod_socket()), spec.loop.sample_seconds
@@ -148,9 +163,9 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         supervisor.status = replace(
             supervisor.status, identity=replace(supervisor.status.identity, metrics=server.address)
         )
-    control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler, watch))
+    control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler, watch, desk))
     stack.callback(control.close)
-    for each in (watch, pods, push):
+    for each in (watch, pods, push, desk):
         each.start()
         stack.callback(each.stop)
     sampler.start()
@@ -175,7 +190,11 @@ def _attach_labels(stack: ExitStack, supervisor: Supervisor) -> None:
     stack.callback(labels.stop)
 
 
-def _answers(supervisor: Supervisor, sampler: Sampler, watch: HealthWatch) -> Answers:
+def _seen(status: Status) -> NodeState | None:
+    return status.last.outcome.state if status.last else None
+
+
+def _answers(supervisor: Supervisor, sampler: Sampler, watch: HealthWatch, desk: OfferDesk) -> Answers:
     def state() -> dict[str, Any]:
         last = supervisor.status.last
         if last is None:
@@ -203,6 +222,7 @@ def _answers(supervisor: Supervisor, sampler: Sampler, watch: HealthWatch) -> An
             "/v1/telemetry": telemetry,
             "/v1/metrics": metrics,
             "/v1/health": watch.document,
+            "/v1/offers": desk.document,
         },
         requests={"/v1/reconcile": lambda: ask(Wake.ASKED), "/v1/reload": lambda: ask(Wake.RELOAD)},
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from nodeagent.host.link_ports import LinkAddressing, LinkSettings
+from nodeagent.host.offering import LocalOffering
 from nodeagent.state.devlink import Cmode, DevlinkDevice, EswitchMode
 from nodeagent.state.gpu import Gpu, GpuSample, Placement
 from nodeagent.state.modules import ModuleFile
@@ -365,7 +366,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class Host:
-    """One machine: the ports together."""
+    """One machine: the ports together. What is offered to pods is the agent's own, and the same on every machine."""
 
     files: Files
     kmod: Kmod
@@ -378,6 +379,7 @@ class Host:
     runtimes: ContainerRuntimes
     vitals: Vitals
     cuda: Cuda
+    offering: LocalOffering = field(default_factory=LocalOffering)
 
 
 def number(node: DeviceNode) -> DeviceNumber:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nodeagent.state.gpu import Gpu
 from nodeagent.state.node import NodeState
 from nodeagent.state.processes import DeviceNumber, Process
-from nodeagent.state.things import Hold, Kind, Thing, gpu, module, netdev, nvml_worker, pci, process, service
+from nodeagent.state.things import Hold, Kind, Thing, gpu, module, netdev, nvml_worker, offer, pci, process, service
 
 # Character drivers in /proc/devices and the module whose reference count an open file of theirs raises
 # (drivers.md 1.1, 1.2 and 11: nv.c, uvm.c, gdrdrv.c, nvfs-core.c, uverbs_main.c, user_mad.c).
@@ -101,6 +101,7 @@ def _all_holds(state: NodeState, owners: Mapping[int, Thing]) -> Iterator[Hold]:
     for found in state.processes.values():
         yield from _process_holds(state, found, owners.get(found.pid, process(found.pid)))
     yield from _worker_holds(state)
+    yield from _offer_holds(state)
     yield from _network_holds(state)
     yield from _virtual_function_holds(state)
     yield from _rdma_holds(state, owners)
@@ -164,6 +165,12 @@ def _worker_holds(state: NodeState) -> Iterator[Hold]:
     yield Hold(worker, module("nvidia"), "has an NVML session")
     for uuid in state.gpus:
         yield Hold(worker, gpu(uuid), "has an NVML session")
+
+
+def _offer_holds(state: NodeState) -> Iterator[Hold]:
+    """A pod must not be given a GPU that is about to change; a pod that has one shows by its processes."""
+    for uuid in sorted(state.offered & set(state.gpus)):
+        yield Hold(offer(uuid), gpu(uuid), "is offered to pods", refuses=False)
 
 
 def _network_holds(state: NodeState) -> Iterator[Hold]:

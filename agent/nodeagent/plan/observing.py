@@ -95,6 +95,7 @@ class Observer:
             majors=read_majors(files),
             device_nodes=read_device_nodes(files),
             nvml_pid=host.nvml.pid(),
+            offered=host.offering.offered,
             processes=_described(host, gpus),
             unknown=unknown + unread,
         )

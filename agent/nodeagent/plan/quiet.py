@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from nodeagent.plan.parking import PARKED, keep, restores
 from nodeagent.resources.base import Step
 from nodeagent.resources.module_steps import LoadModule, UnloadModule
-from nodeagent.resources.quiet_steps import ReleaseNvml, ResumeNvml, StartService, StopService
+from nodeagent.resources.quiet_steps import OfferGpu, ReleaseNvml, ResumeNvml, StartService, StopService, WithdrawGpu
 from nodeagent.state.node import NodeState
 from nodeagent.state.things import Hold, Kind, Thing
 
@@ -36,6 +36,8 @@ def quiesce_step(thing: Thing, state: NodeState) -> Step:
         )
     if thing.kind is Kind.SERVICE:
         return StopService(subject=thing, unit=UNIT, reason="holds what changes")
+    if thing.kind is Kind.OFFER:
+        return WithdrawGpu(subject=thing, unit=UNIT, reason="is about to change")
     return ReleaseNvml(subject=thing, unit=UNIT, reason="holds what changes")
 
 
@@ -56,6 +58,8 @@ def _counterpart(step: Step, holds: Iterable[Hold]) -> Step:
         )
     if isinstance(step, StopService):
         return StartService(subject=step.subject, unit=UNIT, reason="was running before", needs=needs)
+    if isinstance(step, WithdrawGpu):
+        return OfferGpu(subject=step.subject, unit=UNIT, reason="was offered before")
     return ResumeNvml(subject=step.subject, unit=UNIT, reason="was in use before")
 
 

@@ -16,7 +16,7 @@ from nodeagent.spec.schema import Disruption, Policy
 from nodeagent.state.node import NodeState
 from nodeagent.state.things import Hold, Kind, Thing
 
-OWNED = (Kind.MODULE, Kind.SERVICE, Kind.NVML)
+OWNED = (Kind.MODULE, Kind.SERVICE, Kind.NVML, Kind.OFFER)
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,17 @@ def _obstruction(step: Step, graph: Graph, terms: Terms, stuck: Mapping[Thing, S
     policy = _policy(step.disturbs, terms.disruption)
     if policy is Policy.NEVER:
         return Blocked(step, f"disruption.{step.disturbs} is never")
-    holds = graph.standing_on(step.claims)
+    holds = tuple(dict.fromkeys((*_offers(step, graph), *graph.standing_on(step.claims))))
     foreign = _foreign(holds, graph)
     hard = tuple(blocker for blocker in foreign if blocker.refuses or policy is Policy.WHEN_IDLE)
     if hard:
         return Blocked(step, "held", hard)
     return _Task(step, holds, foreign)
+
+
+def _offers(step: Step, graph: Graph) -> tuple[Hold, ...]:
+    """What a step changes is not offered to pods meanwhile, also where nobody need let go of it."""
+    return tuple(hold for hold in graph.holders.get(step.subject, ()) if hold.holder.kind is Kind.OFFER)
 
 
 def _policy(kind: Disturbs, disruption: Disruption) -> Policy:

@@ -1,4 +1,4 @@
-"""Steps that make our own holders let go and bring them back: services and the NVML worker."""
+"""Steps that make our own holders let go and bring them back: services, the NVML worker, offers to pods."""
 
 from __future__ import annotations
 
@@ -78,4 +78,35 @@ class ResumeNvml(Step):
         """Nothing to do: sessions are opened on demand."""
 
     def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - a fresh worker is always allowed
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithdrawGpu(Step):
+    """Pods get nothing of this GPU until it is offered again; the kubelet is told at once."""
+
+    def __str__(self) -> str:
+        return f"withdraw {self.subject.name} from pods"
+
+    def apply(self, host: Host) -> None:
+        host.offering.withdraw(self.subject.name)
+
+    def undo(self) -> Step:
+        return OfferGpu(subject=self.subject, unit=self.unit, reason="undo")
+
+    def satisfied(self, state: NodeState) -> bool:
+        return self.subject.name not in state.offered
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferGpu(Step):
+    """Pods may get what the next look at the GPU finds."""
+
+    def __str__(self) -> str:
+        return f"offer {self.subject.name} to pods again"
+
+    def apply(self, host: Host) -> None:
+        host.offering.restore(self.subject.name)
+
+    def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - an agent that starts has withdrawn nothing
         return True

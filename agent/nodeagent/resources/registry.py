@@ -34,7 +34,7 @@ from nodeagent.resources import (
 )
 from nodeagent.resources.base import Step, Wish
 from nodeagent.resources.module_steps import LoadModule, UnloadModule
-from nodeagent.resources.quiet_steps import ReleaseNvml, ResumeNvml, StartService, StopService
+from nodeagent.resources.quiet_steps import OfferGpu, ReleaseNvml, ResumeNvml, StartService, StopService, WithdrawGpu
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.node import NodeState
 
@@ -64,6 +64,8 @@ STEPS: Mapping[str, type[Step]] = {
         StartService,
         ReleaseNvml,
         ResumeNvml,
+        WithdrawGpu,
+        OfferGpu,
         device_nodes.MakeDeviceNode,
         device_nodes.RemoveDeviceNode,
         mig.SetMigMode,

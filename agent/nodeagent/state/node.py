@@ -38,6 +38,7 @@ class NodeState:
     bridges above them by PCI address, read only where the node file wants something of them. So are `containers` and
     `addressing`.
     `iommu_groups` are all functions of a group by its number, read only for section sandbox.
+    `offered` are the UUIDs of GPUs that this agent offers to pods.
     `congestion` are the settings of RoCE's congestion control by PCI address, read with RoCE's defaults.
     """
 
@@ -64,6 +65,7 @@ class NodeState:
     processes: Mapping[int, Process] = field(default_factory=lambda: MappingProxyType({}))
     services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}))
     nvml_pid: int | None = None
+    offered: frozenset[str] = frozenset()
     containers: Containers = field(default_factory=Containers)
     unknown: tuple[Unknown, ...] = ()
 

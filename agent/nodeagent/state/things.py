@@ -22,6 +22,7 @@ class Kind(StrEnum):
     MEMORY = "memory region"  # registered RDMA memory
     FILE = "file"  # path
     RUNTIME = "container runtime"  # containerd
+    OFFER = "offer"  # UUID of a GPU that is offered to pods
 
 
 @dataclass(frozen=True, order=True)
@@ -79,3 +80,7 @@ def device_node(path: str) -> Thing:
 
 def nvml_worker(pid: int) -> Thing:
     return Thing(Kind.NVML, str(pid))
+
+
+def offer(uuid: str) -> Thing:
+    return Thing(Kind.OFFER, uuid)

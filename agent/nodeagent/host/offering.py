@@ -1,0 +1,49 @@
+"""Which GPUs are offered to pods, and which of them are withdrawn while a step changes them; kept in memory only.
+
+After a restart of the agent nothing is withdrawn: what is offered then follows from what is seen then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class LocalOffering:
+    """`on_change` is told before `withdraw` and `restore` return, in the thread of whoever called them."""
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self._returning: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+        self._offered: frozenset[str] = frozenset()
+        self._withdrawn: frozenset[str] = frozenset()
+
+    @property
+    def offered(self) -> frozenset[str]:
+        return self._offered
+
+    @property
+    def withdrawn(self) -> frozenset[str]:
+        """Also those that are back and have not been looked at since: what stands in the last look is gone."""
+        return self._withdrawn | self._returning
+
+    def announce(self, uuids: frozenset[str]) -> None:
+        """These GPUs, whole or in parts, are offered now."""
+        self._offered = uuids
+
+    def withdraw(self, uuid: str) -> None:
+        with self._lock:
+            self._withdrawn |= {uuid}
+        self.on_change()
+
+    def restore(self, uuid: str) -> None:
+        with self._lock:
+            self._withdrawn -= {uuid}
+            self._returning |= {uuid}
+        self.on_change()
+
+    def settle(self) -> None:
+        """The node was looked at again."""
+        with self._lock:
+            self._returning = frozenset()

@@ -1,0 +1,199 @@
+"""What the node offers to pods, kept as the node is: each look at node or health becomes offers to the kubelet.
+
+A thread of its own, because the kubelet may be away, and NVLinks are asked of NVML. It imports gRPC once there is a
+kubelet to talk to: a node without one does not pay for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from nodeagent.errors import HostError, SpecError
+from nodeagent.host.paths import KUBELET_PLUGINS
+from nodeagent.host.ports import Host
+from nodeagent.host.unix_socket import answers
+from nodeagent.resources.gpu_offers import GpuOffers, gpu_offers
+from nodeagent.resources.gpu_units import Around
+from nodeagent.spec.containers import Component
+from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.health import Health
+from nodeagent.state.node import NodeState
+from nodeagent.state.topology import NvLinks
+
+if TYPE_CHECKING:
+    from nodeagent.kubernetes.plugins import DevicePlugins
+
+log = logging.getLogger("nodeagent")
+LOOK_SECONDS = 1.0
+GPUS = "gpus"
+RIVAL = "nvidia-gpu.sock"  # of NVIDIA's plugin (k8s-device-plugin internal/plugin/server.go)
+PATIENCE_SECONDS = 5.0
+
+
+@dataclass
+class OfferDesk:
+    """`state` is the node as last observed, `health` the last verdicts; `hardware` is held while NVML is asked.
+
+    `path_of` says where a path of the machine really is. `held` are GPUs that are kept from pods, with the reason.
+    """
+
+    host: Host
+    spec: NodeSpec
+    state: Callable[[], NodeState | None]
+    health: Callable[[], Health]
+    hardware: threading.Lock
+    path_of: Callable[[str], str] = str
+    held: Callable[[], Mapping[str, str]] = dict
+    mps: Callable[[], frozenset[str]] = frozenset
+    resolve: Callable[[NodeSpec], NodeSpec] = lambda spec: spec
+    found: GpuOffers = field(default_factory=GpuOffers)
+    _plugins: DevicePlugins | None = None
+    _complaint: str = ""
+
+    def __post_init__(self) -> None:
+        self._links: tuple[frozenset[str], Mapping[str, NvLinks]] = (frozenset(), {})
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._said: tuple[str, ...] = ()
+        self._seen: NodeState | None = None
+        self._thread = threading.Thread(target=self._run, name="offers", daemon=True)
+        self.host.offering.on_change = self.publish
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(PATIENCE_SECONDS)
+
+    def take_over(self, spec: NodeSpec) -> None:
+        """The node file was read again."""
+        self.spec = spec
+        self.ask()
+
+    def ask(self) -> None:
+        """Something may have changed; returns at once."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            self.look()
+            self._wake.wait(LOOK_SECONDS)
+        self._close()
+
+    def look(self) -> None:
+        """One round."""
+        try:
+            self._follow_kubelet()
+            if self._plugins is not None:
+                self._read_links()
+                self.publish()
+            self._complaint = ""
+        except (HostError, SpecError) as error:
+            if str(error) != self._complaint:
+                log.warning("device plugins: %s", error)
+            self._complaint = str(error)
+
+    @property
+    def directory(self) -> str:
+        """The kubelet's, "" where nothing is to be offered."""
+        section = self.spec.kubernetes
+        return self.path_of(section.plugin_directory or KUBELET_PLUGINS) if section is not None else ""
+
+    def _follow_kubelet(self) -> None:
+        """Begin when there is a kubelet; end when the node file does not want it any more."""
+        directory = self.directory
+        if self._plugins is not None and self._plugins.directory != directory:
+            self._close()
+        if self._plugins is None and directory and os.path.exists(f"{directory}/kubelet.sock"):
+            try:
+                from nodeagent.kubernetes.plugins import DevicePlugins  # noqa: PLC0415 - gRPC is 12 MB
+            except ImportError as error:
+                raise HostError(
+                    "offer devices at", directory, f"{error.name} is missing", "install nodeagent[kubernetes]"
+                ) from error
+            self._plugins = DevicePlugins(directory)
+            self._plugins.start()
+
+    def _close(self) -> None:
+        with self._lock:
+            plugins, self._plugins = self._plugins, None
+            self.found = GpuOffers()
+            self.host.offering.announce(frozenset())
+        if plugins is not None:
+            plugins.stop()
+
+    def _read_links(self) -> None:
+        """NVLinks, anew when there are other GPUs; without them PCIe decides alone."""
+        state = self.state()
+        there = frozenset(state.gpus) if state is not None else frozenset()
+        if there == self._links[0] or not self.hardware.acquire(timeout=LOOK_SECONDS):
+            return
+        try:
+            self._links = (there, {one.pci_address: one for one in self.host.nvml.nvlinks()} if there else {})
+        finally:
+            self.hardware.release()
+
+    def publish(self) -> None:
+        """Offer what follows from what is known now; in any thread, and done when it returns."""
+        with self._lock:
+            state = self.state()
+            if self._plugins is None or state is None:
+                return
+            if state is not self._seen:
+                self._seen = state
+                self.host.offering.settle()
+            self.found = self._offers(state)
+            self.host.offering.announce(frozenset(unit.gpu for unit in self.found.units))
+            self._plugins.publish(self.found.offers, GPUS)
+        self._say(self.found.remarks)
+
+    def _offers(self, state: NodeState) -> GpuOffers:
+        spec = self.resolve(self.spec)
+        section = spec.kubernetes
+        if section is None:
+            return GpuOffers()
+        if section.gpus.offer is Component.AUTO and answers(f"{self.directory}/{RIVAL}"):
+            return GpuOffers(remarks=("GPUs are left to NVIDIA's device plugin; `offer: on` takes them over",))
+        around = Around(
+            health=self.health(),
+            nvlinks=self._links[1],
+            withdrawn=self.host.offering.withdrawn,
+            held=self.held(),
+            mps=self.mps(),
+        )
+        return gpu_offers(spec, state, around, self.found.units)
+
+    def _say(self, remarks: Iterable[str]) -> None:
+        remarks = tuple(remarks)
+        for remark in remarks:
+            if remark not in self._said:
+                log.info("device plugins: %s", remark)
+        self._said = remarks
+
+    def document(self) -> dict[str, Any]:
+        """For the control socket."""
+        plugins = self._plugins
+        return {
+            "schemaVersion": 1,
+            "directory": self.directory,
+            "kubelet": plugins is not None,
+            "problem": self._complaint,
+            "remarks": list(self.found.remarks),
+            "resources": list(plugins.rows()) if plugins is not None else [],
+        }
+
+
+def with_gpus(spec: NodeSpec, **changes: Any) -> NodeSpec:
+    """The node file with other keys in `kubernetes.gpus`."""
+    if spec.kubernetes is None:
+        return spec
+    return replace(spec, kubernetes=replace(spec.kubernetes, gpus=replace(spec.kubernetes.gpus, **changes)))
