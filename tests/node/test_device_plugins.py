@@ -1,0 +1,121 @@
+"""The agent and a kubelet on a simulated node: pods get what the node has, and nothing while it changes."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent_process import PROFILE, Agent, agent_on
+from kubelet_devices import AdmissionError, DeviceManager, until
+from nodeagent.host.control_client import ask
+from nodeagent.simulation.faults import heal, make_fault
+from nodeagent.simulation.node import SimulatedNode, open_node
+
+PLUGINS = "var/lib/kubelet/device-plugins"
+GPU, SMALL, BIG = "nvidia.com/gpu", "nvidia.com/mig-1g.5gb", "nvidia.com/mig-3g.20gb"
+FILE = """\
+version: 1
+modules: {nvidia: {modeset: false}, rdma: {}}
+mig:
+  - {mode: enabled, gpus: [0], devices: {3g.20gb: 1, 1g.5gb: 1}}
+cdi: {}
+kubernetes: {gpus: {mig_strategy: mixed, pass_device_specs: true}}
+health: {damping: {hold_seconds: 0, quiet_seconds: 1}}
+loop: {interval_seconds: 3600, sample_seconds: 1, backoff_seconds: 0.2, nvml_deadline_seconds: 2}
+"""
+
+
+@dataclass
+class Place:
+    agent: Agent
+    kubelet: DeviceManager
+    node: SimulatedNode
+
+    def uuid(self, index: int) -> str:
+        return self.node.machine.gpus[index].uuid
+
+    def told(self) -> str:
+        return (
+            f"{self.kubelet.resources}\n{ask(str(self.agent.root), 'GET', '/v1/offers')}\n{self.agent.log.read_text()}"
+        )
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """A kubelet that is there before the agent; short paths, since a socket's has a hundred characters at most."""
+    with tempfile.TemporaryDirectory(prefix="dp") as found:
+        node = open_node(PROFILE, f"{found}/n")
+        directory = Path(found) / "n" / PLUGINS
+        directory.mkdir(parents=True)
+        kubelet = DeviceManager(str(directory))
+        kubelet.start()
+        with agent_on(Path(found), FILE) as agent:
+            agent.wait_converged()
+            yield Place(agent, kubelet, node)
+        kubelet.stop()
+        node.machine.close()
+
+
+def test_pods_get_gpus_and_mig_devices_by_cdi_and_keep_them_over_a_repartition(place: Place) -> None:
+    kubelet = place.kubelet
+    whole = {place.uuid(n) for n in (1, 2, 3)}
+    until(lambda: kubelet.healthy(GPU) == whole and len(kubelet.healthy(SMALL)) == 1, place.told)
+    small = next(iter(kubelet.healthy(SMALL)))
+    assert [one.name for one in kubelet.admit("small", SMALL, 1).cdi_devices] == [f"nvidia.com/gpu={small}"]
+    nodes = {one.host_path for one in kubelet.admit("train", GPU, 2).devices}
+    assert {"/dev/nvidiactl", "/dev/nvidia-uvm"} < nodes
+    assert len([one for one in nodes if one[-1].isdigit()]) == 2
+    with pytest.raises(AdmissionError, match="requested 2, available 1"):
+        kubelet.admit("another", GPU, 2)
+    kubelet.end_pod("small")
+
+    place.agent.write(FILE.replace("{3g.20gb: 1, 1g.5gb: 1}", "{1g.5gb: 3}"))
+    until(lambda: len(kubelet.healthy(SMALL)) == 3 and not kubelet.listed(BIG), place.told)
+    assert small not in kubelet.listed(SMALL) or small in _uuids(place)
+    assert kubelet.healthy(SMALL) == _uuids(place)
+    assert kubelet.healthy(GPU) == whole, "nobody else was disturbed"
+    said = place.agent.log.read_text()
+    steps = re.findall(r"^(quiesce|act|restore) +(withdraw|offer|create|destroy)? ?", said, re.MULTILINE)
+    mig = [words for words in steps if words[1]][-8:]
+    first, last = mig.index(("quiesce", "withdraw")), len(mig) - 1 - mig[::-1].index(("restore", "offer"))
+    assert {words[1] for words in mig[first + 1 : last]} == {"create", "destroy"}, said
+
+
+def _uuids(place: Place) -> set[str]:
+    rows = ask(str(place.agent.root), "GET", "/v1/state")["gpus"]
+    return {one for gpu in rows for part in gpu["instances"] for one in part["devices"]}
+
+
+def test_a_sick_gpu_is_unhealthy_until_it_is_well_and_a_kubelets_restart_is_survived(place: Place) -> None:
+    kubelet = place.kubelet
+    until(lambda: len(kubelet.healthy(GPU)) == 3, place.told)
+    make_fault(place.node, "remap-failed", place.uuid(2), None)
+    until(lambda: place.uuid(2) not in kubelet.healthy(GPU), place.told)
+    rows = {row["resource"]: row for row in ask(str(place.agent.root), "GET", "/v1/offers")["resources"]}
+    assert [one["id"] for one in rows[GPU]["unhealthy"]] == [place.uuid(2)]
+    assert rows[GPU]["unhealthy"][0]["reason"].startswith("row-remap: ")
+    kubelet.restart()
+    until(lambda: len(kubelet.healthy(GPU)) == 2 and len(kubelet.listed(GPU)) == 3, place.told)
+    heal(place.node)
+    until(lambda: len(kubelet.healthy(GPU)) == 3, place.told)
+
+
+def test_nothing_is_offered_beside_nvidias_plugin_nor_without_the_section(place: Place) -> None:
+    kubelet = place.kubelet
+    until(lambda: len(kubelet.healthy(GPU)) == 3, place.told)
+    place.agent.write(FILE.replace("kubernetes: {", "kubernetes: {plugin_directory: /elsewhere, "))
+    until(lambda: not kubelet.listed(GPU) and not kubelet.healthy(GPU), place.told)
+    rival = DeviceManager(str(kubelet.directory))  # only its socket matters
+    socket = kubelet.directory / "nvidia-gpu.sock"
+    socket.symlink_to("kubelet.sock")
+    place.agent.write(FILE)
+    until(lambda: "left to NVIDIA's device plugin" in place.agent.log.read_text(), place.told)
+    assert not kubelet.listed(GPU)
+    socket.unlink()
+    until(lambda: len(kubelet.healthy(GPU)) == 3, place.told)
+    assert rival.resources == {}
