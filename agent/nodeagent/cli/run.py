@@ -122,16 +122,8 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     choices = Choices(spec.metrics, host.files)
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
     watch = HealthWatch(host, spec.health, target.path_of)
-    desk = OfferDesk(
-        host, spec, lambda: _seen(supervisor.status), lambda: watch.health, supervisor.hardware, target.path_of
-    )
-
-    def examine(reading: Reading) -> Health:
-        found = watch.examine(reading)
-        desk.ask()
-        return found
-
-    sampler.examine = examine
+    desk = _desk(supervisor, watch, target)
+    sampler.examine = lambda reading: _examined(watch, desk, reading)
     watch.log.on_line = lambda: sampler.refresh(supervisor.status)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
     sampler.push = push = OtlpPush(spec.metrics.otlp_endpoint)
@@ -188,6 +180,24 @@ def _attach_labels(stack: ExitStack, supervisor: Supervisor) -> None:
     supervisor.read = lambda path: labels.overridden(read(path))
     labels.start()
     stack.callback(labels.stop)
+
+
+def _desk(supervisor: Supervisor, watch: HealthWatch, target: Target) -> OfferDesk:
+    return OfferDesk(
+        supervisor.observer.host,
+        supervisor.spec,
+        lambda: _seen(supervisor.status),
+        lambda: watch.health,
+        supervisor.hardware,
+        target.path_of,
+    )
+
+
+def _examined(watch: HealthWatch, desk: OfferDesk, reading: Reading) -> Health:
+    """One cycle of health, which decides about what pods may get."""
+    found = watch.examine(reading)
+    desk.ask()
+    return found
 
 
 def _seen(status: Status) -> NodeState | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from nodeagent.errors import UsageError
+from nodeagent.spec.example_kubernetes import KUBERNETES
 from nodeagent.spec.render import Document, render
 
 EVERY_KEY = "every-key"
@@ -285,25 +286,7 @@ _EVERY_KEY = Example(
             "follow": False,
             "mig_config_file": "",
         },
-        "kubernetes": {
-            "gpus": {
-                "offer": "auto",
-                "mig_strategy": "mixed",
-                "device_list": ["cdi-cri"],
-                "device_id": "uuid",
-                "pass_device_specs": True,
-                "shared_allocation": "distributed",
-                "sharing": {
-                    "strategy": "time-slicing",
-                    "replicas": {"gpu": 4, "mig-1g.5gb": 2},
-                    "rename": True,
-                    "fail_above_one": True,
-                },
-                "mps_directory": "",
-                "config_file": "",
-            },
-            "plugin_directory": "",
-        },
+        "kubernetes": KUBERNETES,
         "services": ["dcgm-collector.service"],
         "metrics": {
             "listen": "127.0.0.1:9400",

@@ -1,0 +1,29 @@
+"""Section `kubernetes` of the example with every key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+KUBERNETES: Mapping[str, Any] = MappingProxyType(
+    {
+        "gpus": {
+            "offer": "auto",
+            "mig_strategy": "mixed",
+            "device_list": ["cdi-cri"],
+            "device_id": "uuid",
+            "pass_device_specs": True,
+            "shared_allocation": "distributed",
+            "sharing": {
+                "strategy": "time-slicing",
+                "replicas": {"gpu": 4, "mig-1g.5gb": 2},
+                "rename": True,
+                "fail_above_one": True,
+            },
+            "mps_directory": "",
+            "config_file": "",
+        },
+        "plugin_directory": "",
+    }
+)
