@@ -165,6 +165,18 @@ def test_driver_root_is_the_hosts_side_only(node):
         assert mount["containerPath"].startswith(("/usr/", "/lib/"))
 
 
+def test_in_a_container_the_drivers_files_are_looked_for_in_the_mount_and_named_as_on_the_node(node):
+    node.converge(BASE + "cdi: {}\n")
+    as_service = spec_at(node, GPU_FILE)
+    remove_driver(node.node.directory, node.node.profile.driver_version)
+    at_host = node.node.directory + "/host"
+    install_driver(at_host, node.node.profile.driver_version)
+    os.rename(f"{at_host}/usr/lib", f"{at_host}/usr/elsewhere")
+    os.symlink("/usr/elsewhere", f"{at_host}/usr/lib")  # as the node means it: below the mount
+    node.converge(BASE + "cdi: {host_root: /host}\n")
+    assert spec_at(node, GPU_FILE) == as_service
+
+
 FOREIGN = json.dumps(
     {
         "cdiVersion": "0.5.0",

@@ -191,6 +191,7 @@ def test_a_site_without_the_internet() -> None:
     assert variables["HTTPS_PROXY"] == variables["https_proxy"] == "http://proxy:3128"
     assert variables["SSL_CERT_FILE"] == "/etc/ssl/nodeagent/ca.crt"
     paths = host_paths(one)
+    assert paths["/run/nvidia/driver"] == "/host/run/nvidia/driver"  # for CDI
     assert paths["/opt/store/modules"] == "/lib/modules"
     assert paths["/run/nvidia/driver/usr/bin/nvidia-smi"] == "/usr/bin/nvidia-smi"
     assert paths["/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"] == "/usr/lib/libnvidia-ml.so.1"
@@ -230,7 +231,7 @@ def test_the_agent_takes_the_node_file_and_has_the_rights_for_it(path: Path | No
     features = VALUES["features"] | values.get("features", {})
     labels = "off" if spec.labels is None else "api" if spec.labels.api else "file"
     assert features["labels"] == labels
-    assert not (spec.cdi is not None and not features["cdi"])
+    assert spec.cdi is None or (features["cdi"] and spec.cdi.host_root == "/host")
     assert not (spec.mig and features["gpus"] != "manage")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from nodeagent.errors import HostError
 from nodeagent.host import paths
 from nodeagent.host.driver_files import read_installation
+from nodeagent.host.mounted_files import MountedFiles
 from nodeagent.host.ports import Files
 from nodeagent.state.containers import CdiFile, ContainerQuery, Containers, RdmaNode
 
@@ -25,8 +26,9 @@ _KIND = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?/[A-Za-z]([A-Za-z0-
 
 def read_containers(files: Files, query: ContainerQuery, version: str, pci: Iterable[str]) -> Containers:
     """Everything the query asks for but the runtimes. `version` is the loaded driver's, "" for none."""
+    seen = MountedFiles(files.root, query.host_root) if query.host_root else files
     return Containers(
-        installation=read_installation(files, version, query.driver_root),
+        installation=read_installation(seen, version, query.driver_root),
         cdi_files=read_cdi_files(files, query.cdi_directories),
         graphics=MappingProxyType({address: nodes for address in pci if (nodes := _graphics(files, address))}),
         rdma_nodes=_rdma_nodes(files),

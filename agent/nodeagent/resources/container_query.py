@@ -15,7 +15,7 @@ from nodeagent.state.containers import ContainerQuery
 
 def query_for(section: Cdi, *, runtimes: bool = False) -> ContainerQuery:
     """What section `cdi` needs to know."""
-    return ContainerQuery(section.driver_root, directories_of(section), runtimes)
+    return ContainerQuery(section.driver_root, section.host_root, directories_of(section), runtimes)
 
 
 def container_query(spec: NodeSpec) -> ContainerQuery | None:

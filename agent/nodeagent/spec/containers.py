@@ -54,6 +54,11 @@ class Cdi:
     driver_root: str = absolute_path(
         "Where the driver's libraries and programs are, if not below /.", example='"/run/nvidia/driver"'
     )
+    host_root: str = absolute_path(
+        "Where the agent sees the node's root directory, if it is in a container; the driver's files are looked for "
+        "below it, and named as they are on the node.",
+        example='"/host"',
+    )
     additional_gids: bool = key(
         "Add the group of device nodes that are not open to all; needs runtimes with CDI 0.7.", default=False
     )

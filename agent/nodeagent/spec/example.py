@@ -265,6 +265,7 @@ _EVERY_KEY = Example(
             "names": ["index", "uuid"],
             "directory": "",
             "driver_root": "",
+            "host_root": "",
             "additional_gids": False,
         },
         "runtimes": {

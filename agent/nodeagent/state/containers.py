@@ -9,9 +9,13 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class ContainerQuery:
-    """What to look at: where the driver's files are ("" for /), CDI directories, runtimes, and any other files."""
+    """What to look at: where the driver's files are ("" for /), CDI directories, runtimes, and any other files.
+
+    `host_root` is where the agent sees the node's root directory, for the driver's files alone.
+    """
 
     driver_root: str = ""
+    host_root: str = ""
     cdi_directories: tuple[str, ...] = ()
     runtimes: bool = False
     files: tuple[str, ...] = ()
