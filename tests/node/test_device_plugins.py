@@ -119,3 +119,24 @@ def test_nothing_is_offered_beside_nvidias_plugin_nor_without_the_section(place:
     socket.unlink()
     until(lambda: len(kubelet.healthy(GPU)) == 3, place.told)
     assert rival.resources == {}
+
+
+def test_the_configuration_file_of_nvidias_plugin_is_followed_and_a_bad_one_is_not(place: Place) -> None:
+    kubelet, file = place.kubelet, place.agent.root / "etc/plugin.yaml"
+    until(lambda: len(kubelet.healthy(GPU)) == 3, place.told)
+    file.write_text(
+        "version: v1\nflags: {migStrategy: mixed}\n"
+        "sharing: {timeSlicing: {resources: [{name: nvidia.com/gpu, replicas: 2}]}}\n"
+    )
+    place.agent.write(FILE.replace("gpus: {mig_strategy: mixed,", "gpus: {config_file: /etc/plugin.yaml,"))
+    until(lambda: len(kubelet.healthy(GPU)) == 6 and len(kubelet.healthy(SMALL)) == 1, place.told)
+    first, second = sorted(kubelet.free(GPU))[:2]
+    assert first.partition("::")[0] == second.partition("::")[0]
+    shares = kubelet.admit("two", GPU, 2) and kubelet.given["two"][GPU]
+    assert len({one.partition("::")[0] for one in shares}) == 2, "spread"
+    file.write_text("version: v1\nflags: {migStrategy: wrong}\n")
+    text = "/etc/plugin.yaml:2:9: flags.migStrategy: expected none or single or mixed, found wrong"
+    until(lambda: text in place.agent.log.read_text(), place.told)
+    assert len(kubelet.healthy(GPU)) == 6, "the last good one stays"
+    file.write_text("version: v1\n")
+    until(lambda: len(kubelet.healthy(GPU)) == 4 and not kubelet.listed(SMALL), place.told)

@@ -14,6 +14,7 @@ from nodeagent.errors import SpecError, SpecProblem
 from nodeagent.spec.document import Mark, Node, Pairs, Text, compose
 from nodeagent.spec.foreign import FALSE, TRUE, ForeignReader, Imported, Importer, NodeFile
 from nodeagent.spec.import_kubernetes import nic_configuration_template, shared_device_plugin, sriov_policy
+from nodeagent.spec.plugin_config import is_plugin_config, plugin_config
 from nodeagent.spec.reader import parse_spec
 from nodeagent.spec.render import render
 from nodeagent.spec.scalars import did_you_mean
@@ -22,7 +23,8 @@ KINDS: Mapping[str, Importer] = MappingProxyType(
     {"NicConfigurationTemplate": nic_configuration_template, "SriovNetworkNodePolicy": sriov_policy}
 )
 KNOWN = (
-    "config.json of the RDMA shared device plugin, NicConfigurationTemplate, SriovNetworkNodePolicy, a ConfigMap with "
+    "config.json of the RDMA shared device plugin, NVIDIA's device plugin's configuration, NicConfigurationTemplate, "
+    "SriovNetworkNodePolicy, a ConfigMap with "
     "config.json, or lines such as roce_enable=true"
 )
 _SWITCH = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*[=:]\s*(.*?)\s*")
@@ -86,6 +88,8 @@ def _importer(reader: ForeignReader, root: Node) -> Importer:
         return _config_map
     if "configList" in keys:
         return shared_device_plugin
+    if is_plugin_config(keys):
+        return plugin_config
     mark = kind.mark if isinstance(kind, Text) else root.mark
     problem = f"kind {name} cannot be imported" if name else "not a file that can be imported"
     raise SpecError(

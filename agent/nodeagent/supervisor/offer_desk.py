@@ -20,6 +20,8 @@ from nodeagent.host.unix_socket import answers
 from nodeagent.resources.gpu_offers import GpuOffers, gpu_offers
 from nodeagent.resources.gpu_units import Around
 from nodeagent.spec.containers import Component
+from nodeagent.spec.foreign import Imported
+from nodeagent.spec.plugin_config import applied, read_plugin_config
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
@@ -50,7 +52,6 @@ class OfferDesk:
     path_of: Callable[[str], str] = str
     held: Callable[[], Mapping[str, str]] = dict
     mps: Callable[[], frozenset[str]] = frozenset
-    resolve: Callable[[NodeSpec], NodeSpec] = lambda spec: spec
     found: GpuOffers = field(default_factory=GpuOffers)
     _plugins: DevicePlugins | None = None
     _complaint: str = ""
@@ -62,6 +63,8 @@ class OfferDesk:
         self._stopping = False
         self._said: tuple[str, ...] = ()
         self._seen: NodeState | None = None
+        self._configuration: tuple[str, Imported] | None = None
+        self._effective: NodeSpec | None = None
         self._thread = threading.Thread(target=self._run, name="offers", daemon=True)
         self.host.offering.on_change = self.publish
 
@@ -91,16 +94,17 @@ class OfferDesk:
 
     def look(self) -> None:
         """One round."""
-        try:
-            self._follow_kubelet()
-            if self._plugins is not None:
-                self._read_links()
-                self.publish()
-            self._complaint = ""
-        except (HostError, SpecError) as error:
-            if str(error) != self._complaint:
-                log.warning("device plugins: %s", error)
-            self._complaint = str(error)
+        problems = []
+        for part in (self._follow_kubelet, self._read_configuration, self._read_links):
+            try:
+                part()
+            except (HostError, SpecError) as error:
+                problems.append(str(error))
+        self.publish()
+        text = "; ".join(problems)
+        if text and text != self._complaint:
+            log.warning("device plugins: %s", text)
+        self._complaint = text
 
     @property
     def directory(self) -> str:
@@ -133,7 +137,7 @@ class OfferDesk:
 
     def _read_links(self) -> None:
         """NVLinks, anew when there are other GPUs; without them PCIe decides alone."""
-        state = self.state()
+        state = self.state() if self._plugins is not None else None
         there = frozenset(state.gpus) if state is not None else frozenset()
         if there == self._links[0] or not self.hardware.acquire(timeout=LOOK_SECONDS):
             return
@@ -157,9 +161,9 @@ class OfferDesk:
         self._say(self.found.remarks)
 
     def _offers(self, state: NodeState) -> GpuOffers:
-        spec = self.resolve(self.spec)
-        section = spec.kubernetes
-        if section is None:
+        spec = self._effective
+        section = spec.kubernetes if spec is not None else None
+        if spec is None or section is None:
             return GpuOffers()
         if section.gpus.offer is Component.AUTO and answers(f"{self.directory}/{RIVAL}"):
             return GpuOffers(remarks=("GPUs are left to NVIDIA's device plugin; `offer: on` takes them over",))
@@ -171,6 +175,24 @@ class OfferDesk:
             mps=self.mps(),
         )
         return gpu_offers(spec, state, around, self.found.units)
+
+    def _read_configuration(self) -> None:
+        """The configuration file of NVIDIA's plugin, where one is named; HostError, SpecError: the last good one stays.
+
+        `_effective` is the node file with what it says; nothing is offered before it was read once.
+        """
+        section = self.spec.kubernetes
+        if section is None or not section.gpus.config_file:
+            self._effective, self._configuration = self.spec, None
+            return
+        path = section.gpus.config_file
+        text = self.host.files.read(path)
+        if self._configuration is None or self._configuration[0] != text:
+            self._configuration = (text, read_plugin_config(text, path))
+            for remark in self._configuration[1].remarks:
+                log.info("device plugins: %s", remark)
+        gpus = applied(section.gpus, self._configuration[1])
+        self._effective = replace(self.spec, kubernetes=replace(section, gpus=gpus))
 
     def _say(self, remarks: Iterable[str]) -> None:
         remarks = tuple(remarks)
@@ -190,10 +212,3 @@ class OfferDesk:
             "remarks": list(self.found.remarks),
             "resources": list(plugins.rows()) if plugins is not None else [],
         }
-
-
-def with_gpus(spec: NodeSpec, **changes: Any) -> NodeSpec:
-    """The node file with other keys in `kubernetes.gpus`."""
-    if spec.kubernetes is None:
-        return spec
-    return replace(spec, kubernetes=replace(spec.kubernetes, gpus=replace(spec.kubernetes.gpus, **changes)))
