@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ABSENT, TAKEN, NEW = "none0", "lo", "rail0"
 ADDRESS, SECOND, ADDRESS6 = "10.7.0.1/24", "10.7.0.2/24", "fd00:7::1/64"
 GATEWAY = "10.7.0.254"
+NEIGHBOUR = "10.7.0.9 at 02:00:00:00:00:09"
 ROUTES = (
     Route("10.9.0.0/16", GATEWAY),
     Route("0.0.0.0/0", GATEWAY, table=1000, metric=5, source="10.7.0.1"),
@@ -63,6 +64,15 @@ def queues_go_up_to_their_limit_and_no_further(machine: Machine) -> None:
     with pytest.raises(UnsupportedError, match=f"^set channels of {machine.name}: "):
         machine.links.settings.write(machine.name, Group.CHANNELS, ((first.name, first.most + 1),))
     assert _value(machine, Group.CHANNELS, first.name) == first.most
+
+
+def one_group_of_one_interface_is_read(machine: Machine) -> None:
+    settings = machine.links.settings
+    for group in (Group.FEATURES, Group.CHANNELS, Group.IPV4, Group.DEVICE):
+        assert settings.read(machine.name, group) == _group(machine, group)
+    for group in (Group.FEATURES, Group.CHANNELS):
+        with pytest.raises(GoneError):
+            settings.read(ABSENT, group)
 
 
 def what_is_fixed_or_unknown_is_refused(machine: Machine) -> None:
@@ -136,6 +146,21 @@ def rules_are_there_once(machine: Machine) -> None:
     assert addressing.read().rules == ()
 
 
+def what_somebody_set_for_the_interface_is_part_of_its_setup(machine: Machine) -> None:
+    machine.links.set_up(machine.name, True)
+    machine.links.addressing.add_address(machine.name, ADDRESS)
+    machine.links.settings.write(machine.name, Group.IPV4, (("arp_ignore", 2),))
+    machine.neighbour(NEIGHBOUR)
+    setup = machine.links.setups()[machine.name]
+    assert [text for text, _ in setup] == ["ipv4 arp_ignore 2", f"address {ADDRESS}", f"neighbour {NEIGHBOUR}"]
+    machine.links.set_up(machine.name, False)  # permanent neighbours go with the state, sysctls stay
+    assert [text for text, _ in machine.links.setups()[machine.name]] == ["ipv4 arp_ignore 2", f"address {ADDRESS}"]
+    machine.links.settings.write(machine.name, Group.IPV4, (("arp_ignore", 0),))
+    machine.links.set_up(machine.name, True)
+    machine.links.restore(machine.name, setup)
+    assert machine.setup() == tuple(text for text, _ in setup)
+
+
 def a_new_name_keeps_what_stands_on_it(machine: Machine) -> None:
     machine.links.set_up(machine.name, True)
     machine.links.addressing.add_address(machine.name, ADDRESS)
@@ -152,11 +177,13 @@ def a_new_name_keeps_what_stands_on_it(machine: Machine) -> None:
 CLAUSES = (
     numbers_and_switches_are_written_and_read_back,
     queues_go_up_to_their_limit_and_no_further,
+    one_group_of_one_interface_is_read,
     what_is_fixed_or_unknown_is_refused,
     settings_of_what_is_not_there_are_gone,
     addresses_come_and_go_one_by_one,
     routes_are_marked_as_ours_and_others_are_not,
     a_route_needs_the_link_and_its_gateway,
     rules_are_there_once,
+    what_somebody_set_for_the_interface_is_part_of_its_setup,
     a_new_name_keeps_what_stands_on_it,
 )

@@ -26,7 +26,8 @@ ADDRESS, ADDRESS6, ROUTE = "10.7.0.1/24", "fd00:7::1/64", "10.9.0.0/16 via 10.7.
 class Machine:
     """A machine by its ports, and one Ethernet interface on it: down, MTU 1500, without addresses, with a peer.
 
-    `address` and `route` (DESTINATION via GATEWAY) are what somebody else gives it; `unplug` takes it away.
+    `address`, `route` (DESTINATION via GATEWAY) and `neighbour` (ADDRESS at MAC, permanent) are what somebody else
+    gives it; `unplug` takes it away.
     """
 
     links: Links
@@ -34,6 +35,7 @@ class Machine:
     name: str
     address: Callable[[str], None]
     route: Callable[[str], None]
+    neighbour: Callable[[str], None]
     unplug: Callable[[], None]
 
     def netdevs(self) -> dict[str, Netdev]:

@@ -39,6 +39,7 @@ def make_machine() -> Machine:
         name=NAME,
         address=lambda text: _ip(f"address add {text} dev {NAME}" + (" nodad" if ":" in text else "")),
         route=lambda text: _ip(f"route add {text} dev {NAME} proto static"),
+        neighbour=lambda text: _ip(f"neighbour replace {text.replace(' at ', ' lladdr ')} dev {NAME} nud permanent"),
         unplug=lambda: _ip(f"link del {NAME}"),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,9 @@ from nodeagent.host.ports import Links
 from nodeagent.plan.journal import Phase
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.base import Step
+from nodeagent.resources.link_restore import RestoreLink, RestoreRdmaName
+from nodeagent.simulation.kernel_state import edited
+from nodeagent.state.link_settings import Group, Values
 from sim_node import SimNode, Told, sim_node, text_of
 
 PF, NIC, OTHER = "0000:61:00.0", "enp97s0np0", "enp225s0np0"
@@ -45,7 +49,10 @@ def test_everything_on_the_interfaces_comes_back_after_a_reload(node: SimNode) -
     assert outcome.plan.converged, text_of(outcome.plan)
     assert not outcome.failures
     assert _network(node) == before
-    assert f"restore restore {NIC}: mtu 9000, up, address 10.1.0.1/24, default route via 10.1.0.254" in told.lines
+    assert (
+        f"restore restore {NIC}: mtu 9000, up, settings, address 10.1.0.1/24, default route via 10.1.0.254"
+        in told.lines
+    )
     assert node.kernel.modules["mlx5_core"].parameters["prof_sel"] == "1"
     assert not node.journal.exists()
 
@@ -98,6 +105,107 @@ def test_cards_are_brought_back_at_once(node: SimNode) -> None:
             links.await_link(netdev, pci_address)
 
     node.observer = Observer(replace(node.host, links=cast("Links", Meeting())))
+    outcome = node.converge(RELOAD)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    assert not outcome.failures
+    assert _network(node) == before
+
+
+def _set_up_by_others(node: SimNode) -> None:
+    """What no node file mentions: settings, a name of an RDMA device, a permanent neighbour, a sysctl."""
+    links = node.host.links
+    links.settings.write(NIC, Group.PRIVATE_FLAGS, (("rx_cqe_compress", 1),))
+    links.settings.write(NIC, Group.CHANNELS, (("combined", 7),))
+    links.settings.write(NIC, Group.RINGS, (("rx", 4096),))
+    links.settings.write(NIC, Group.COALESCING, (("adaptive_rx", 0), ("rx_usecs", 33)))
+    links.settings.write(NIC, Group.FEATURES, (("rx-lro", 1),))
+    links.settings.write(NIC, Group.DEVICE, (("tx_queue_length", 5000),))
+    links.settings.write(NIC, Group.IPV4, (("arp_ignore", 1),))
+    device = links.rdma.await_device(PF)
+    links.rdma.rename(device, "storage0")
+    changed = replace(node.kernel.interfaces[NIC], neighbours=("10.1.0.9 at 02:00:00:00:00:09",))
+    node.node.kernel.change(lambda state: replace(state, interfaces=edited(state.interfaces, **{NIC: changed})))
+
+
+def test_what_others_set_comes_back_too_and_only_that_is_written(node: SimNode) -> None:
+    _set_up_by_others(node)
+    before, written = _network(node), []
+    settings = node.host.links.settings
+
+    class Noted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(settings, name)
+
+        def write(self, netdev: str, group: Group, values: Values) -> None:
+            written.append((netdev, group, values))
+            settings.write(netdev, group, values)
+
+    node.host.links.settings = Noted()  # type: ignore[assignment]
+    told = Told()
+    outcome = node.converge(RELOAD, told)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    assert not outcome.failures
+    assert _network(node) == before
+    assert node.host.links.rdma.await_device(PF) == "storage0"
+    assert f"restore restore the name storage0 of the rdma device of {PF}" in told.lines
+    assert written == [
+        (NIC, Group.PRIVATE_FLAGS, (("rx_cqe_compress", 1),)),
+        (NIC, Group.CHANNELS, (("combined", 7),)),
+        (NIC, Group.RINGS, (("rx", 4096),)),
+        (NIC, Group.COALESCING, (("rx_usecs", 33), ("adaptive_rx", 0))),
+        (NIC, Group.FEATURES, (("rx-lro", 1),)),
+        (NIC, Group.DEVICE, (("tx_queue_length", 5000),)),
+    ]
+
+
+def test_settings_that_the_new_driver_refuses_are_told_and_the_rest_is_back(node: SimNode) -> None:
+    _set_up_by_others(node)
+    node.node.kernel.fail("settings", NIC, errno.EBUSY)
+    outcome = node.converge(RELOAD)
+    (failure,) = outcome.failures
+    assert str(failure).startswith(f"restore restore {NIC}: mtu 9000, up, settings")
+    found = node.kernel.interfaces[NIC]
+    assert found.addresses == ("10.1.0.1/24",)
+    assert found.default_route
+    assert found.settings["rings.rx"] == 4096
+    assert "private_flags.rx_cqe_compress" not in found.settings
+    assert node.journal.exists()  # it is still owed
+    assert node.converge(RELOAD).plan.converged
+    assert node.kernel.interfaces[NIC].settings["private_flags.rx_cqe_compress"] == 1
+
+
+def test_a_crash_before_the_settings_are_back_is_made_good(node: SimNode) -> None:
+    _set_up_by_others(node)
+    before = _network(node)
+
+    def crash(phase: Phase, step: Step) -> None:
+        if phase is Phase.RESTORE and isinstance(step, RestoreLink | RestoreRdmaName):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        node.converge(RELOAD, Told(before=crash))
+    outcome = node.converge(RELOAD)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    assert _network(node) == before
+    assert node.host.links.rdma.await_device(PF) == "storage0"
+    assert not node.journal.exists()
+
+
+def test_functions_of_one_card_are_brought_back_at_once(node: SimNode) -> None:
+    """As for cards; with a shared IOMMU group they would be one lane, and this test would wait in vain."""
+    before = _network(node)
+    links, meeting = node.host.links, threading.Barrier(2, timeout=30)
+    functions = links.functions
+
+    class Meeting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(functions, name)
+
+        def set_driver(self, address: str, driver: str) -> None:
+            meeting.wait()
+            functions.set_driver(address, driver)
+
+    links.functions = Meeting()  # type: ignore[misc, assignment, attr-defined]
     outcome = node.converge(RELOAD)
     assert outcome.plan.converged, text_of(outcome.plan)
     assert not outcome.failures

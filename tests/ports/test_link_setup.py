@@ -169,3 +169,48 @@ assert text.startswith("restore ens1: refused: route 10.9.0.0/16 via 10.1.0.254 
 assert addresses("ens1") == [("10.1.0.1", 24)]
 """
     )
+
+
+def test_neighbours_and_sysctls_come_back_and_rules_never_go() -> None:
+    _in_namespace(
+        RESTORED
+        + """
+ip("link set ens1 up")
+ip("address add 10.1.0.1/24 dev ens1")
+ip("-6 address add fd00:1::1/64 dev ens1 nodad")
+ip("neighbour add 10.1.0.9 lladdr 02:00:00:00:00:09 dev ens1 nud permanent")
+ip("-6 neighbour add fd00:1::9 lladdr 02:00:00:00:00:09 dev ens1 router nud permanent")
+ip("neighbour add 10.1.0.8 lladdr 02:00:00:00:00:08 dev ens1 nud stale")
+ip("neighbour add 10.1.0.7 lladdr 02:00:00:00:00:07 dev ens1 nud permanent extern_learn")
+def sysctl(name, value=None):
+    path = f"/proc/sys/net/{name}"
+    if value is not None:
+        with open(path, "w") as file:
+            file.write(value)
+    with open(path) as file:
+        return file.read().strip()
+SET = {"ipv4/conf/ens1/arp_ignore": "1", "ipv4/conf/ens1/forwarding": "1", "ipv6/conf/ens1/accept_ra": "0",
+       "ipv6/conf/ens1/addr_gen_mode": "1"}
+for name, value in SET.items():
+    sysctl(name, value)
+ip("rule add from 10.1.0.1 table 1000 priority 900")
+ip("rule add iif ens1 table 1001 priority 901")
+ip("-6 rule add from fd00:1::1 table 1000 priority 902")
+def permanent():
+    found = shown("neighbour show dev ens1 nud permanent")
+    return sorted((one["dst"], one["lladdr"], "router" in one) for one in found if "extern_learn" not in one)
+def rules():
+    return shown("rule show") + shown("-6 rule show")
+were, by = permanent(), rules()
+assert were == [("10.1.0.9", "02:00:00:00:00:09", False), ("fd00:1::9", "02:00:00:00:00:09", True)], were
+before = reload()
+texts = {text for text, _ in before}
+assert {"neighbour 10.1.0.9 at 02:00:00:00:00:09", "ipv4 arp_ignore 1", "ipv4 forwarding 1"} <= texts, texts
+assert not any("10.1.0.8" in text or "10.1.0.7" in text for text in texts), texts
+assert permanent() == were, permanent()
+assert {name: sysctl(name) for name in SET} == SET
+assert rules() == by, rules()
+assert not [one for one in rules() if "detached" in str(one)], rules()
+assert not [text for text, _ in links.setups().get("lo", ())], links.setups()
+"""
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import links_on_veth
 from links_contract import CONTRACT, Machine
 from nodeagent.host.ports import Host
+from nodeagent.simulation.kernel_state import edited
 from nodeagent.simulation.node import SimulatedNode, open_node
 
 NAME, ADDRESS = "enp12s0np0", "0000:0c:00.0"
@@ -30,12 +32,17 @@ def simulated_machine(node: SimulatedNode, host: Host) -> Machine:
     def route(text: str) -> None:
         node.use_interface(NAME, default_route=text.startswith("default"), route="" if "default" in text else text)
 
+    def neighbour(text: str) -> None:
+        changed = replace(node.kernel.state.interfaces[NAME], neighbours=(text,))
+        node.kernel.change(lambda state: replace(state, interfaces=edited(state.interfaces, **{NAME: changed})))
+
     return Machine(
         links=host.links,
         files=host.files,
         name=NAME,
         address=lambda text: node.use_interface(NAME, text),
         route=route,
+        neighbour=neighbour,
         unplug=lambda: host.files.write(f"/sys/bus/pci/devices/{ADDRESS}/driver/unbind", ADDRESS),
     )
 

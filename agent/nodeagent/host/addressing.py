@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
@@ -12,16 +11,15 @@ from ipaddress import ip_address
 from nodeagent.errors import GoneError
 from nodeagent.host import addressing_codec as codec
 from nodeagent.host import link_setup_codec as setup
+from nodeagent.host.link_setup_codec import NDA_DST, NEIGHBOUR, NUD_PERMANENT, RTM_GETNEIGH
 from nodeagent.host.netlink import RouteSocket, route_socket
 from nodeagent.host.netlink_codec import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, attribute, attributes
 from nodeagent.host.paths import PROC_NET_IPV4_CONF
 from nodeagent.host.ports import Clock, Files
 from nodeagent.state.addressing import Addressing, Placed, Route, Rule
 
-RTM_DELADDR, RTM_DELROUTE, RTM_DELNEIGH, RTM_GETNEIGH = 21, 25, 29, 30
-NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg
-NDA_DST = 1
-NUD_INCOMPLETE, NUD_REACHABLE, NUD_FAILED, NUD_NOARP, NUD_PERMANENT = 0x01, 0x02, 0x20, 0x40, 0x80
+RTM_DELADDR, RTM_DELROUTE, RTM_DELNEIGH = 21, 25, 29
+NUD_INCOMPLETE, NUD_REACHABLE, NUD_FAILED, NUD_NOARP = 0x01, 0x02, 0x20, 0x40
 ANSWERED = NUD_REACHABLE | NUD_NOARP | NUD_PERMANENT
 DISCARD_PORT = 9  # RFC 863; what matters is that the kernel has to find the neighbour for the packet
 ANSWER_SECONDS, LOOK_SECONDS = 1.0, 0.02

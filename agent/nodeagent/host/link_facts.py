@@ -22,10 +22,9 @@ from nodeagent.host.paths import (
 )
 from nodeagent.host.ports import Files
 from nodeagent.host.roce_defaults import read_defaults, read_traffic_class
-from nodeagent.state.network import Netdev, RdmaDevice, RdmaPort
+from nodeagent.state.network import DEFAULT_ROUTE, Netdev, RdmaDevice, RdmaPort
 
 PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-DEFAULT_ROUTE = "default route"
 IFF_UP = 0x1
 # include/uapi/linux/route.h
 RTF_UP, RTF_GATEWAY, RTF_REJECT = 0x1, 0x2, 0x200

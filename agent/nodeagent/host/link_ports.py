@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from nodeagent.state.addressing import Addressing, Route, Rule
-from nodeagent.state.link_settings import Group, SettingsState, Values
+from nodeagent.state.link_settings import Group, GroupState, SettingsState, Values
 
 
 class LinkSettings(Protocol):
@@ -14,6 +14,9 @@ class LinkSettings(Protocol):
 
     def read_all(self, groups: Iterable[Group]) -> Mapping[str, SettingsState]:
         """These groups of every interface, by name; what a driver does not offer is left out."""
+
+    def read(self, netdev: str, group: Group) -> GroupState:
+        """One group of one interface, empty where the driver does not offer it. GoneError without the interface."""
 
     def write(self, netdev: str, group: Group, values: Values) -> None:
         """Set some of a group's settings. UnsupportedError where the device refuses or makes something else of it.

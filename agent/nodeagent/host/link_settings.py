@@ -46,6 +46,16 @@ class KernelLinkSettings:
                     found.setdefault(name, {})[group] = self._from_files(name, group)
         return found
 
+    def read(self, netdev: str, group: Group) -> GroupState:
+        """As the port says."""
+        if group not in codec.LAYOUTS:
+            return self._from_files(netdev, group)
+        try:
+            with route_socket(f"read {group} of", netdev, codec.NETLINK_GENERIC) as opened:
+                return self._get(opened, group, netdev)
+        except UnsupportedError:
+            return ()
+
     def write(self, netdev: str, group: Group, values: Values) -> None:
         """As the port says."""
         operation = f"set {group} of"

@@ -12,6 +12,7 @@ from contextlib import suppress
 from nodeagent.errors import GoneError, HostError
 from nodeagent.host import link_setup_codec as codec
 from nodeagent.host.files import host_errors
+from nodeagent.host.link_sysctls import SYSCTL, changed_sysctls, restore_sysctl, sysctls_of
 from nodeagent.host.netlink import NETLINK_ROUTE, NO_SUCH_INTERFACE, RouteSocket, route_socket
 from nodeagent.host.netlink_codec import NLM_F_CREATE, NLM_F_REPLACE, attribute
 from nodeagent.host.paths import SYS_CLASS_NET, SYS_PCI_DEVICES
@@ -26,14 +27,16 @@ RECEIVE_BYTES = 1 << 16
 Entries = tuple[tuple[str, str], ...]
 
 
-def read_setups() -> Mapping[str, Entries]:
+def read_setups(files: Files) -> Mapping[str, Entries]:
     """What stands on each interface of this network namespace, in the order in which it can be brought back."""
     with route_socket("read", "addresses and routes") as opened:
         links = opened.dump(codec.RTM_GETLINK, codec.LINK.pack(0, 0, 0, 0, 0))
         addresses = opened.dump(codec.RTM_GETADDR, codec.ADDRESS.pack(0, 0, 0, 0, 0))
         routes = opened.dump(codec.RTM_GETROUTE, codec.ROUTE.pack(*[0] * 9))
+        neighbours = opened.dump(codec.RTM_GETNEIGH, codec.NEIGHBOUR.pack(0, 0, 0, 0, 0))
         names = codec.names_of(links)
-        found: dict[str, list[tuple[str, str]]] = {}
+        usual = sysctls_of(files, "default")
+        found = {name: list(changed_sysctls(files, name, usual)) for name in names.values()}
         for name, entry in codec.stacked_entries(links, names):
             found.setdefault(name, []).append(entry)
         for message in addresses:
@@ -43,7 +46,11 @@ def read_setups() -> Mapping[str, Entries]:
         for message in routes:
             for name, entry in codec.route_entries(message.body, names):
                 found.setdefault(name, []).append(entry)
-    return {name: tuple(entries) for name, entries in with_stacked(found).items()}
+        for message in neighbours:
+            neighbour = codec.neighbour_entry(message.body, names)
+            if neighbour is not None:
+                found.setdefault(neighbour[0], []).append(neighbour[1])
+    return {name: tuple(entries) for name, entries in with_stacked(found).items() if entries}
 
 
 def with_stacked(found: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, list[tuple[str, str]]]:
@@ -60,7 +67,7 @@ def with_stacked(found: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, li
     return whole
 
 
-def restore_entries(netdev: str, entries: Entries) -> None:
+def restore_entries(files: Files, netdev: str, entries: Entries) -> None:
     """Bring back every entry that is missing; HostError names those that the kernel refused, after trying all.
 
     GoneError where the interface itself is not there: nothing of it can be brought back then.
@@ -71,10 +78,15 @@ def restore_entries(netdev: str, entries: Entries) -> None:
     with route_socket("restore", netdev) as opened:
         for text, data in entries:
             try:
-                _restore(opened, netdev, data)
+                if data.startswith(SYSCTL):
+                    restore_sysctl(files, data)
+                else:
+                    _restore(opened, netdev, data)
             except OSError as error:
                 if error.errno != errno.EEXIST:
                     refused.append(f"{text} ({(error.strerror or '').lower()})")
+            except HostError as error:
+                refused.append(f"{text} ({error.reason})")
     if refused:
         raise not_restored(netdev, refused)
 

@@ -2,7 +2,7 @@
 
 A message is kept as the kernel gave it, as `ip address save` and `ip route save` do, so that nothing about an address
 or a route has to be understood to bring it back. Only indices of interfaces change with a reload of their driver: they
-are kept with their names. Sources: include/uapi/linux/{rtnetlink,if_addr,if_link}.h.
+are kept with their names. Sources: include/uapi/linux/{rtnetlink,if_addr,if_link,neighbour}.h.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
+from socket import AF_INET, AF_INET6
 
 from nodeagent.host.netlink_codec import Message, attribute, attributes, nest
 
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 16, 18, 20, 22, 24, 26
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 LINK = struct.Struct("=BxHiII")
 ADDRESS = struct.Struct("=BBBBI")
 ROUTE = struct.Struct("=BBBBBBBBI")
 HOP = struct.Struct("=HBBi")
+NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_PERMANENT, NTF_EXT_LEARNED = 0x80, 0x10
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VLAN_FLAGS, VLAN_FLAGS = 2, 0x1F
@@ -116,6 +121,19 @@ def _route_text(length: int, tops: Mapping[int, bytes]) -> str:
     return f"{destination} via {ip_address(tops[RTA_GATEWAY])}" if RTA_GATEWAY in tops else destination
 
 
+def neighbour_entry(body: bytes, names: Names) -> tuple[str, Entry] | None:
+    """(interface, entry) of a permanent neighbour; None for what was learned, here or by a routing daemon."""
+    family, index, state, flags, kind = NEIGHBOUR.unpack_from(body)
+    tops = dict(attributes(body[NEIGHBOUR.size :]))
+    permanent = state & NUD_PERMANENT and not flags & NTF_EXT_LEARNED and family in (AF_INET, AF_INET6)
+    if not permanent or index not in names or NDA_DST not in tops or NDA_LLADDR not in tops:
+        return None
+    kept = NEIGHBOUR.pack(family, index, NUD_PERMANENT, flags, kind)
+    kept += b"".join(attribute(one, tops[one]) for one in (NDA_DST, NDA_LLADDR))
+    text = f"neighbour {ip_address(tops[NDA_DST])} at {tops[NDA_LLADDR].hex(':')}"
+    return names[index], (text, f"neighbour {kept.hex()} {names[index]}")
+
+
 def replay(data: str, index_of: Callable[[str], int | None]) -> tuple[int, bytes] | None:
     """(message type, body) that brings an entry back; None where an interface that it needs is not there.
 
@@ -125,6 +143,9 @@ def replay(data: str, index_of: Callable[[str], int | None]) -> tuple[int, bytes
     if kind == "address":
         index = index_of(rest[1])
         return None if index is None else (RTM_NEWADDR, _with_index(bytes.fromhex(rest[0]), index))
+    if kind == "neighbour":
+        index = index_of(rest[1])
+        return None if index is None else (RTM_NEWNEIGH, _on_index(bytes.fromhex(rest[0]), index))
     if kind == "link":
         index = index_of(rest[1])
         below = b"" if index is None else attribute(IFLA_LINK, struct.pack("=i", index))
@@ -150,6 +171,11 @@ def renamed(data: str, old: str, new: str) -> str:
 def _with_index(body: bytes, index: int) -> bytes:
     family, prefix, flags, scope, _ = ADDRESS.unpack_from(body)
     return ADDRESS.pack(family, prefix, flags, scope, index) + body[ADDRESS.size :]
+
+
+def _on_index(body: bytes, index: int) -> bytes:
+    family, _, state, flags, kind = NEIGHBOUR.unpack_from(body)
+    return NEIGHBOUR.pack(family, index, state, flags, kind) + body[NEIGHBOUR.size :]
 
 
 def _moved(body: bytes, moved: Mapping[int, int | None]) -> bytes:

@@ -43,7 +43,7 @@ class RtnlLinks:
         self.devlink: Devlink = NetlinkDevlink(files)
         self.settings: LinkSettings = KernelLinkSettings(files)
         self.addressing: LinkAddressing = RtnlAddressing(files, RealClock())
-        self.rdma: RdmaDevices = NetlinkRdmaDevices()
+        self.rdma: RdmaDevices = NetlinkRdmaDevices(files, RealClock())
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         return read_uses(self._files)
@@ -58,10 +58,10 @@ class RtnlLinks:
             opened.talk(vf_codec.RTM_SETLINK, vf_codec.encode_set(netdev, index, setting, value))
 
     def setups(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return read_setups()
+        return read_setups(self._files)
 
     def restore(self, netdev: str, entries: tuple[tuple[str, str], ...]) -> None:
-        restore_entries(netdev, entries)
+        restore_entries(self._files, netdev, entries)
 
     def await_link(self, netdev: str, pci_address: str) -> None:
         await_link(self._files, RealClock(), netdev, pci_address)
@@ -81,7 +81,7 @@ class RtnlLinks:
         try:
             _set_link(operation, netdev, ifname=name)
         except BusyError:
-            before = read_setups().get(netdev, ())
+            before = read_setups(self._files).get(netdev, ())
             self.set_up(netdev, False)
             try:
                 _set_link(operation, netdev, ifname=name)
@@ -93,7 +93,7 @@ class RtnlLinks:
     def _back_up(self, netdev: str, entries: Entries) -> None:
         """Routes and IPv6 addresses went with the state."""
         self.set_up(netdev, True)
-        restore_entries(netdev, entries)
+        restore_entries(self._files, netdev, entries)
 
     def set_roce_mode(self, device: str, port: int, mode: str) -> None:
         write_default(self._files, device, port, MODE, mode)

@@ -233,6 +233,9 @@ class RdmaDevices(Protocol):
     def rename(self, device: str, name: str) -> None:
         """Give it another name. HostError where the name is taken; programs that have it open keep it."""
 
+    def await_device(self, pci_address: str) -> str:
+        """Wait until the function has an RDMA device and udev has named it; its name. GoneError after a minute."""
+
     def holders(self) -> Mapping[str, tuple[RdmaHolder, ...]]:
         """The programs with objects on each device, by its name; empty without an RDMA stack."""
 

@@ -9,13 +9,33 @@ from contextlib import contextmanager
 from nodeagent.errors import GoneError, UnsupportedError
 from nodeagent.host import rdma_codec as codec
 from nodeagent.host.netlink import RouteSocket, netlink_errors
+from nodeagent.host.paths import SYS_PCI_DEVICES, UDEV_QUEUE
+from nodeagent.host.ports import Clock, Files
 from nodeagent.state.network import RdmaHolder, RdmaObject
 
+APPEARANCE_SECONDS, LOOK_SECONDS = 60.0, 0.05
 NO_SUCH_DUMP = frozenset({errno.EINVAL, errno.EOPNOTSUPP})  # contexts are listed since Linux 5.17
 
 
 class NetlinkRdmaDevices:
-    """`ports.RdmaDevices` in the agent's own network namespace."""
+    """`ports.RdmaDevices` in the agent's own network namespace; `files` must be the same machine's tree."""
+
+    def __init__(self, files: Files, clock: Clock) -> None:
+        self._files, self._clock = files, clock
+
+    def await_device(self, pci_address: str) -> str:
+        """As the port says. RDMA netlink tells of no renames, so that udev's own queue is what shows it to be done."""
+        place = f"{SYS_PCI_DEVICES}/{pci_address}/infiniband"
+        deadline = self._clock.monotonic() + APPEARANCE_SECONDS
+        while not (names := self._files.names(place)) or self._files.exists(UDEV_QUEUE):
+            if self._clock.monotonic() >= deadline:
+                break
+            self._clock.sleep(LOOK_SECONDS)
+        if not names:
+            reason = f"not there {APPEARANCE_SECONDS:g} s after its driver"
+            advice = "the kernel log says why; is the driver's RDMA module (mlx5_ib) loaded"
+            raise GoneError("wait for the rdma device of", pci_address, reason, advice)
+        return names[0]
 
     def rename(self, device: str, name: str) -> None:
         operation = f"rename to {name}"

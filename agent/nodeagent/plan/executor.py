@@ -16,7 +16,7 @@ from nodeagent.plan.observing import Observer
 from nodeagent.resources.base import Step
 from nodeagent.state.things import Thing
 
-CARD_UNIT = "quiet/"  # followed by a PCI address (plan.parking)
+CARD_UNIT = "quiet/"  # followed by a card's PCI address, and another / and that of its function (plan.parking)
 MOST_LANES = 16
 
 
@@ -184,11 +184,16 @@ def _undo_dependent(run: _Run, unit: str, acted: list[Step]) -> list[Step]:
 def _restore(run: _Run, transition: Transition, quieted: Sequence[Thing]) -> None:
     """Bring back what let go, in reverse; one that fails does not keep the others from coming back."""
     wanted = (step for step in transition.restore if step.subject in quieted)
-    for of_cards, steps in groupby(wanted, key=lambda step: step.unit.startswith(CARD_UNIT)):
+    for depth, steps in groupby(wanted, key=_depth):
         lanes: dict[str, list[Step]] = {}
         for step in steps:
-            lanes.setdefault(step.unit if of_cards else "", []).append(step)
+            lanes.setdefault(step.unit if depth else "", []).append(step)
         _side_by_side(run, tuple(lanes.values()))
+
+
+def _depth(step: Step) -> int:
+    """0: one after the other; 1: cards at once; 2: virtual functions at once, after all cards have made theirs."""
+    return step.unit.count("/") if step.unit.startswith(CARD_UNIT) else 0
 
 
 def _side_by_side(run: _Run, lanes: Sequence[Sequence[Step]]) -> None:

@@ -22,14 +22,15 @@ from nodeagent.host.topology_facts import read_topology
 from nodeagent.plan.graph import MODULE_OF_DRIVER
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.resources.guarded import CONTROL
+from nodeagent.resources.link_restore import KEPT_GROUPS
 from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu, MigMode
-from nodeagent.state.link_settings import Group
+from nodeagent.state.link_settings import Group, GroupState
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
-from nodeagent.state.node import NodeState, Unknown
+from nodeagent.state.node import ADDRESSING, NodeState, Unknown, settings_of
 from nodeagent.state.processes import Process
 
 LOOPBACK = "lo"
@@ -114,17 +115,20 @@ class Observer:
         return replace(state, containers=found)
 
     def add_links(self, state: NodeState, interest: LinkInterest) -> NodeState:
-        """The same state with what must be read of interfaces beyond the ordinary: a dump for each group and kind."""
+        """The same state with what must be read of interfaces beyond the ordinary: a dump for each group and kind.
+
+        What cannot be read is unknown, by itself: the plan tells why, and goes on with all else.
+        """
         if interest.addressing:
-            state = replace(state, addressing=self.host.links.addressing.read())
-        if not interest.groups:
-            return state
-        try:
-            found = self.host.links.settings.read_all(interest.groups)
-        except HostError as error:
-            return replace(state, unknown=(*state.unknown, Unknown("settings of interfaces", str(error))))
-        netdevs = {name: replace(one, settings=found.get(name, {})) for name, one in state.netdevs.items()}
-        return replace(state, netdevs=netdevs)
+            try:
+                state = replace(state, addressing=self.host.links.addressing.read())
+            except HostError as error:
+                state = replace(state, unknown=(*state.unknown, Unknown(ADDRESSING, str(error))))
+        found, unread = _settings(self.host, interest.groups)
+        netdevs = {
+            name: replace(one, settings={**one.settings, **found.get(name, {})}) for name, one in state.netdevs.items()
+        }
+        return replace(state, netdevs=netdevs, unknown=state.unknown + unread)
 
     def add_holders(self, state: NodeState, services: Iterable[str]) -> NodeState:
         """The same state with processes and services: a walk over every process of the machine."""
@@ -134,6 +138,9 @@ class Observer:
         known = host.processes.describe(sorted(_gpu_pids(state.gpus.values()) - {process.pid for process in found}))
         units = tuple(dict.fromkeys((*KNOWN_SERVICES, *services)))
         hidden = host.processes.unreadable
+        if state.netdevs:
+            unread = tuple(group for group in KEPT_GROUPS if not _is_read(group, state))
+            state = self.add_links(state, LinkInterest(unread))
         unseen = (Unknown(f"open files of {len(hidden)} process(es)", "not permitted to look; run as root"),)
         return replace(
             state,
@@ -159,6 +166,32 @@ def _netdevs(
     except HostError as error:  # the links themselves are known, and so is everything else on the node
         return found, (Unknown("quality of service and virtual functions", str(error)),)
     return {name: replace(one, dcb=dcb.get(name), vfs=vfs.get(name, ())) for name, one in found.items()}, ()
+
+
+def _settings(
+    host: Host, groups: tuple[Group, ...]
+) -> tuple[Mapping[str, Mapping[Group, GroupState]], tuple[Unknown, ...]]:
+    """All groups at once; where that fails, one by one: a driver that fails in one of them does not hide the others."""
+    if not groups:
+        return {}, ()
+    try:
+        return host.links.settings.read_all(groups), ()
+    except HostError as error:
+        if len(groups) == 1:
+            return {}, (Unknown(settings_of(groups[0]), str(error)),)
+    found: dict[str, dict[Group, GroupState]] = {}
+    unread: tuple[Unknown, ...] = ()
+    for group in groups:
+        part, unknown = _settings(host, (group,))
+        unread += unknown
+        for name, settings in part.items():
+            found.setdefault(name, {}).update(settings)
+    return found, unread
+
+
+def _is_read(group: Group, state: NodeState) -> bool:
+    shown = any(group in one.settings for one in state.netdevs.values())
+    return shown or state.why_unknown(settings_of(group)) != ""
 
 
 def _devlink(host: Host, pci: Mapping[str, PciFunction]) -> tuple[Mapping[str, DevlinkDevice], tuple[Unknown, ...]]:

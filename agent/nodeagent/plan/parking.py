@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 from nodeagent.resources.base import Step
-from nodeagent.resources.link_restore import KeepSetup, RestoreLink
+from nodeagent.resources.link_restore import KeepSetup, RestoreLink, RestoreRdmaName, kept_settings
 from nodeagent.resources.qos_steps import QosStep, SetBuffers, SetDcbxMode, SetDscpMap, SetEts, SetMaxRate, SetPfc
 from nodeagent.resources.sriov_steps import BindFunction, MakeVfs, SetVf
-from nodeagent.state.network import Netdev, PciFunction, VfLinkState, VfSetting, VirtualFunction
+from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, VfLinkState, VfSetting, VirtualFunction
 from nodeagent.state.node import NodeState
 from nodeagent.state.qos import Algorithm, DcbState
-from nodeagent.state.things import Hold, Kind, Thing
+from nodeagent.state.things import Hold, Kind, Thing, module, pci
 
 UNIT = "quiet"
 WAS_SO = "was so before"
@@ -19,7 +20,10 @@ VFIO_PCI = "vfio-pci"
 USUAL_MTU = 1500
 NO_MAC = "00:00:00:00:00:00"
 DCBX_HOST = 0x01
-PARKED = (Kind.NETDEV, Kind.PCI)
+PARKED = (Kind.NETDEV, Kind.PCI, Kind.RDMA)
+# The modules whose end takes a function's RDMA device away, by the function's driver; and the kernel's own names.
+RDMA_MODULES = {"mlx5_core": "mlx5_ib", "mlx4_core": "mlx4_ib", "bnxt_en": "bnxt_re", "ice": "irdma", "i40e": "irdma"}
+KERNEL_NAME = re.compile(r"(mlx[45]_|bnxt_re|irdma|efa_)\d+")
 QOS_STEPS: tuple[type[QosStep], ...] = (SetDcbxMode, SetPfc, SetBuffers, SetEts, SetDscpMap, SetMaxRate)
 
 
@@ -29,10 +33,22 @@ def parked(holds: Iterable[Hold], lost: set[Thing], state: NodeState, reset: Ite
     `reset` are those that lose what was set on them and stay.
 
     The last of them comes back first: interfaces of physical functions, then physical functions (their virtual ones are
-    made through them), then virtual functions, then the interfaces of those.
+    made through them), their RDMA devices, then virtual functions, then the interfaces and RDMA devices of those.
     """
     found = {hold.holder for hold in holds if hold.held in lost and hold.holder.kind in PARKED} | set(reset)
+    found |= set(_named(lost, state))
     return tuple(sorted((thing for thing in found if _is_set_up(thing, state)), key=lambda one: _rank(one, state)))
+
+
+def _named(lost: set[Thing], state: NodeState) -> Iterator[Thing]:
+    """RDMA devices that go away and have a name that the kernel would not give them again."""
+    for found in state.rdma.values():
+        function = state.pci.get(found.pci_address)
+        if function is None or KERNEL_NAME.fullmatch(found.name):
+            continue
+        drivers = (function.driver, RDMA_MODULES.get(function.driver, ""))
+        if lost.intersection((pci(function.address), pci(function.physfn), *map(module, drivers))):
+            yield Thing(Kind.RDMA, found.name)
 
 
 def keep(thing: Thing) -> Step:
@@ -44,15 +60,32 @@ def restores(thing: Thing, holds: Iterable[Hold], state: NodeState) -> tuple[Ste
     if thing.kind is Kind.NETDEV:
         needs = tuple(dict.fromkeys(hold.held for hold in holds if hold.holder == thing))
         return tuple(_restore_netdev(thing, needs, state))
+    if thing.kind is Kind.RDMA:
+        address = state.rdma[thing.name].pci_address
+        return (RestoreRdmaName(subject=thing, unit=_unit(thing, state), reason=WAS_SO, pci_address=address),)
     return tuple(_restore_function(thing, state))
 
 
 def _unit(thing: Thing, state: NodeState) -> str:
-    """One for each card: what is brought back on different ones may be brought back at once."""
-    netdev = state.netdevs.get(thing.name) if thing.kind is Kind.NETDEV else None
-    address = netdev.pci_address if netdev is not None else thing.name
-    physical = state.pci[address].physfn if address in state.pci else ""
-    return f"{UNIT}/{physical or address or thing.name}"
+    """One for each card, and below it for each virtual function: what is brought back of different ones may be at once.
+
+    Virtual functions of one IOMMU group go to their drivers together or not at all, so they are one.
+    """
+    address = _address(thing, state)
+    found = state.pci.get(address)
+    if found is None or not found.physfn:
+        return f"{UNIT}/{address or thing.name}"
+    others = (one for one in state.pci.values() if one.physfn == found.physfn and one.iommu_group)
+    shared = found.iommu_group and sum(one.iommu_group == found.iommu_group for one in others) > 1
+    return f"{UNIT}/{found.physfn}/{f'group {found.iommu_group}' if shared else address}"
+
+
+def _address(thing: Thing, state: NodeState) -> str:
+    """The PCI function of an interface, an RDMA device or a function; empty for an interface of software."""
+    if thing.kind is Kind.PCI:
+        return thing.name
+    of_kind: Mapping[str, Netdev | RdmaDevice] = state.netdevs if thing.kind is Kind.NETDEV else state.rdma
+    return of_kind[thing.name].pci_address if thing.name in of_kind else ""
 
 
 def _restore_netdev(thing: Thing, needs: tuple[Thing, ...], state: NodeState) -> Iterator[Step]:
@@ -65,6 +98,7 @@ def _restore_netdev(thing: Thing, needs: tuple[Thing, ...], state: NodeState) ->
         mtu=found.mtu,
         up=found.up,
         entries=state.link_setups.get(thing.name, ()),
+        settings=kept_settings(found.settings),
         needs=needs,
     )
     for kind in QOS_STEPS if found.dcb is not None else ():
@@ -128,8 +162,8 @@ def _kept(netdev: Netdev | None, index: int) -> VirtualFunction | None:
 
 def _is_set_up(thing: Thing, state: NodeState) -> bool:
     """Whether somebody did something to it that a driver does not do by itself."""
-    if thing.kind is Kind.PCI:
-        return thing.name in state.pci
+    if thing.kind is not Kind.NETDEV:
+        return thing.name in (state.pci if thing.kind is Kind.PCI else state.rdma)
     found = state.netdevs.get(thing.name)
     if found is None:
         return False
@@ -140,8 +174,8 @@ def _is_set_up(thing: Thing, state: NodeState) -> bool:
 
 
 def _rank(thing: Thing, state: NodeState) -> tuple[int, str]:
-    netdev = state.netdevs.get(thing.name) if thing.kind is Kind.NETDEV else None
-    address = netdev.pci_address if netdev is not None else thing.name
-    is_vf = address in state.pci and state.pci[address].is_vf
-    order = ((Kind.NETDEV, True), (Kind.PCI, True), (Kind.PCI, False), (Kind.NETDEV, False))
+    function = state.pci.get(_address(thing, state))
+    is_vf = function is not None and function.is_vf
+    of_vfs, of_cards = (Kind.RDMA, Kind.NETDEV, Kind.PCI), (Kind.RDMA, Kind.PCI, Kind.NETDEV)
+    order = (*((kind, True) for kind in of_vfs), *((kind, False) for kind in of_cards))
     return order.index((thing.kind, is_vf)), thing.name

@@ -18,8 +18,9 @@ from nodeagent.plan.executor import Context, Failure, Result, execute
 from nodeagent.plan.journal import Entry, Phase, decode, encode
 from nodeagent.plan.model import Transition
 from nodeagent.resources.base import Step
-from nodeagent.resources.guarded import DEFAULT_ROUTE, AwaitConfirmation, Evidence, evidence_of, waiting
+from nodeagent.resources.guarded import AwaitConfirmation, Evidence, evidence_of, waiting
 from nodeagent.spec.guard import Guard, GuardMode
+from nodeagent.state.network import DEFAULT_ROUTE
 from nodeagent.state.node import NodeState
 from nodeagent.state.things import netdev
 

@@ -10,13 +10,13 @@ from nodeagent.resources.base import Step
 from nodeagent.resources.link_selection import select_netdevs
 from nodeagent.spec.guard import Guard, GuardMode
 from nodeagent.state.addressing import MAIN_TABLE
+from nodeagent.state.network import DEFAULT_ROUTE
 from nodeagent.state.things import Kind, Thing, netdev
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Host
     from nodeagent.state.node import NodeState
 
-DEFAULT_ROUTE = "default route"
 CONTROL = "control connection"
 LISTED = "listed in guard.interfaces"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Disturbs, Obstacle, Step, Wish
@@ -14,14 +14,14 @@ from nodeagent.resources.link_settings import settings_obstacles, settings_steps
 from nodeagent.resources.topology import rails_of
 from nodeagent.spec.schema import LinkEntry, NodeSpec, Policy
 from nodeagent.state.link_settings import Group
-from nodeagent.state.network import Netdev
-from nodeagent.state.node import NodeState
+from nodeagent.state.network import DEFAULT_ROUTE, Netdev
+from nodeagent.state.node import ADDRESSING, NodeState, settings_of
 from nodeagent.state.things import Kind, Thing, netdev
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Host
 
-DEFAULT_ROUTE = "default route"
+WAIT = "the next pass looks again"
 WANTED = "the node file wants it so"
 NOTHING_WANTED = Wanted()
 
@@ -121,7 +121,7 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     }
     rivals = _rival_routes(parts)
     steps = (*naming, *(step for name, part in parts.items() if name not in rivals for step in part.steps))
-    if any(entry.rules is not None for entry in spec.links):
+    if any(entry.rules is not None for entry in spec.links) and not state.why_unknown(ADDRESSING):
         subject = netdev(next(iter(named), LOOPBACK))
         steps = (*steps, *stale_rules((part.placed for part in parts.values()), state.addressing, subject))
     obstacles = (*lost, *unnamed, *rivals.values(), *(one for part in parts.values() for one in part.obstacles))
@@ -149,19 +149,36 @@ def _part(found: Netdev, entries: tuple[LinkEntry, ...], rail: int | None, whole
     problem = clash(found.name, entries) if wish is None else refusal(found, wish, spec.disruption.nic)
     if wish is None or problem is not None:
         return _Part(obstacles=(problem,) if problem else ())
+    unread = tuple(_unread(found.name, wish, state))
+    wish = _without(wish, {group for group, _ in wish.settings if state.why_unknown(settings_of(group))})
     try:
         placed = wanted_addressing(entries, rail)
     except ValueError as error:
         problem = _obstacle(found.name, f"addresses or routes are not possible: {error}", "correct them in the file")
         placed = NOTHING_WANTED
+    if why := state.why_unknown(ADDRESSING) if placed != NOTHING_WANTED else "":
+        problem = _obstacle(found.name, f"its {ADDRESSING} are not known: {why}", WAIT, waits=True)
+        placed = NOTHING_WANTED
     steps = (*link_steps(found, wish), *address_steps(found, placed, state.addressing))
     routes = tuple(route_steps(found, placed, state.addressing))
     is_up = found.up if wish.up is None else wish.up
-    obstacles = (*([problem] if problem else []), *settings_obstacles(found, wish.settings))
+    obstacles = (*([problem] if problem else []), *settings_obstacles(found, wish.settings), *unread)
     if routes and not is_up:
         idle = _obstacle(found.name, "routes need it up", "add up: true", waits=True)
         return _Part(steps, (*obstacles, idle), placed)
     return _Part((*steps, *routes), obstacles, placed)
+
+
+def _unread(name: str, wish: LinkWish, state: NodeState) -> Iterator[Obstacle]:
+    """What is wished of groups that could not be read: nothing may be concluded, so nothing is written."""
+    for group in dict.fromkeys(group for group, _ in wish.settings):
+        if why := state.why_unknown(settings_of(group)):
+            unit = f"{_unit(name)}/{group}"
+            yield Obstacle(unit, netdev(name), f"its {group} are not known: {why}", WAIT, waits=True)
+
+
+def _without(wish: LinkWish, groups: set[Group]) -> LinkWish:
+    return replace(wish, settings={key: value for key, value in wish.settings.items() if key[0] not in groups})
 
 
 def _rival_routes(parts: Mapping[str, _Part]) -> Mapping[str, Obstacle]:

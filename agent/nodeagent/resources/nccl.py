@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from nodeagent.resources.gid_selection import GidChoice
 from nodeagent.resources.topology import gpus_of, rail_of_gpu, rails_of
 from nodeagent.state.gids import Family
-from nodeagent.state.network import RdmaPort
+from nodeagent.state.network import DEFAULT_ROUTE, RdmaPort
 from nodeagent.state.node import NodeState
 from nodeagent.state.topology import Relation
 
 ACTIVE, ETHERNET = "ACTIVE", "Ethernet"
-DEFAULT_ROUTE = "default route"
 FAMILIES: Mapping[Family, str] = {Family.IPV4: "AF_INET", Family.IPV6: "AF_INET6"}
 LEVELS: Mapping[Relation, str] = {
     Relation.PIX: "PIX",

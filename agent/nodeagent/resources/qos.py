@@ -11,13 +11,12 @@ from nodeagent.resources.link_selection import select_netdevs
 from nodeagent.resources.qos_steps import QosStep, SetBuffers, SetDcbxMode, SetDscpMap, SetEts, SetMaxRate, SetPfc
 from nodeagent.spec.qos import Buffers, DcbxOwner, Ets, Qos, expanded
 from nodeagent.spec.schema import NodeSpec, Policy
-from nodeagent.state.network import Netdev
+from nodeagent.state.network import DEFAULT_ROUTE, Netdev
 from nodeagent.state.node import NodeState
 from nodeagent.state.qos import PRIORITIES, Algorithm, DcbState, PortBuffer, Trust
 from nodeagent.state.things import Kind, Thing, netdev
 
 WANTED = "the node file wants it so"
-DEFAULT_ROUTE = "default route"
 DCBX_HOST, DCBX_IEEE = 0x01, 0x08  # DCB_CAP_DCBX_HOST, DCB_CAP_DCBX_VER_IEEE
 # DCBX first, or firmware may overrule what follows; flow control before the link is used (roce.md 1, step 7).
 NAMES: Mapping[type[QosStep], str] = {

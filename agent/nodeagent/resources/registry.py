@@ -93,6 +93,7 @@ STEPS: Mapping[str, type[Step]] = {
         roce.SetTrafficClass,
         link_restore.KeepSetup,
         link_restore.RestoreLink,
+        link_restore.RestoreRdmaName,
         devlink_steps.SetDevlinkParameter,
         devlink_steps.ReloadDevice,
         devlink_steps.SetEswitchMode,

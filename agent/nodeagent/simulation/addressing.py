@@ -30,6 +30,8 @@ class SimulatedAddressing:
         self._kernel = kernel
 
     def read(self) -> Addressing:
+        with host_errors("read", "addresses, routes and rules"):
+            self._kernel.strike("read addressing", "all")
         state = self._kernel.state
         placed = {name: _placed(one) for name, one in state.interfaces.items()}
         rules = {_rule(text): text.endswith(OURS) for text in state.rules}

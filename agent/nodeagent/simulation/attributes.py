@@ -82,9 +82,10 @@ def mtu_refusal(interface: Interface, mtu: int) -> str:
 
 
 def without_uses(interface: Interface) -> Interface:
-    """What a link keeps when it goes down: its IPv4 addresses (fib_disable_ip, addrconf_ifdown)."""
+    """What a link keeps when it goes down: its IPv4 addresses (fib_disable_ip, addrconf_ifdown, neigh_ifdown)."""
     kept = tuple(address for address in interface.addresses if ":" not in address)
-    return replace(interface, addresses=kept, routes=(), default_route=False, gateway="", default_ours=False)
+    down = replace(interface, addresses=kept, routes=(), neighbours=())
+    return replace(down, default_route=False, gateway="", default_ours=False)
 
 
 def _unbind(request: Write) -> KernelState:

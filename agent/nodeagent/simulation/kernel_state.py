@@ -95,6 +95,7 @@ class Interface:
     settings: Mapping[str, int] = field(default_factory=dict)  # "rings.rx" and the like that somebody set
     gateway: str = ""  # of the default route
     default_ours: bool = False  # whether the agent made the default route
+    neighbours: tuple[str, ...] = ()  # permanent ones, such as 10.0.0.9 at 02:00:00:00:00:09
     carrier_up_to_mtu: int = 0  # with a larger one the link is lost; 0: never
 
 

@@ -84,7 +84,18 @@ class SimulatedLinkSettings:
 
     def read_all(self, groups: Iterable[Group]) -> Mapping[str, SettingsState]:
         wanted = tuple(groups)
+        for group in wanted:
+            with host_errors("read settings of", "the interfaces"):
+                self._kernel.strike("read settings", group)
         return {name: shown(one, wanted) for name, one in self._kernel.state.interfaces.items()}
+
+    def read(self, netdev: str, group: Group) -> GroupState:
+        operation = f"read {group} of"
+        with host_errors(operation, netdev):
+            if netdev not in self._kernel.state.interfaces:
+                raise refused(errno.ENODEV)
+            self._kernel.strike("read settings", netdev)
+        return shown(self._kernel.state.interfaces[netdev], (group,)).get(group, ())
 
     def write(self, netdev: str, group: Group, values: Values) -> None:
         operation = f"set {group} of"

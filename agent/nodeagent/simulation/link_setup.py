@@ -10,16 +10,26 @@ from dataclasses import replace
 from nodeagent.errors import GoneError
 from nodeagent.host.netlink import NO_SUCH_INTERFACE
 from nodeagent.simulation.kernel_state import Interface, KernelState, edited
+from nodeagent.simulation.link_settings import shown
+from nodeagent.state.link_settings import Group
+from nodeagent.state.network import DEFAULT_ROUTE
 
-DEFAULT_ROUTE = "default route"
 OURS = " ours"
 
 
 def setup_of(interface: Interface) -> tuple[tuple[str, str], ...]:
     """(text, data) for each address and route; here the data is the text, and whether the agent made the route."""
-    texts = [f"address {address}" for address in interface.addresses]
+    texts = [*_sysctls(interface), *(f"address {address}" for address in interface.addresses)]
     texts += [f"route {route}" for route in interface.routes]
-    return tuple((text.removesuffix(OURS), text) for text in (*texts, *_default(interface)))
+    neighbours = (f"neighbour {one}" for one in interface.neighbours)
+    return tuple((text.removesuffix(OURS), text) for text in (*texts, *_default(interface), *neighbours))
+
+
+def _sysctls(interface: Interface) -> tuple[str, ...]:
+    """Those that differ from what a new interface has (host.link_sysctls)."""
+    fresh = shown(replace(interface, settings={}), (Group.IPV4,))[Group.IPV4]
+    now = shown(interface, (Group.IPV4,))[Group.IPV4]
+    return tuple(f"{Group.IPV4} {one.name} {one.value}" for one, usual in zip(now, fresh, strict=True) if one != usual)
 
 
 def _default(interface: Interface) -> tuple[str, ...]:
@@ -59,6 +69,11 @@ def _with_entry(found: Interface, data: str) -> Interface:
     kind, _, value = data.partition(" ")
     if kind == "address":
         return replace(found, addresses=(*(one for one in found.addresses if one != value), value))
+    if kind == Group.IPV4:
+        name, _, number = value.partition(" ")
+        return replace(found, settings={**found.settings, f"{kind}.{name}": int(number)})
+    if kind == "neighbour":
+        return replace(found, neighbours=(*(one for one in found.neighbours if one != value), value))
     if not found.up:
         raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
     if data.startswith(DEFAULT_ROUTE):

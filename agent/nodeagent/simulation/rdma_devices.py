@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nodeagent.errors import GoneError
 from nodeagent.host.netlink import refusal
 from nodeagent.simulation.kernel_state import edited
 from nodeagent.simulation.reactions import rdma_slots
@@ -44,6 +45,14 @@ class SimulatedRdmaDevices:
             self._kernel.change(edit)
         except OSError as error:
             raise refusal(f"rename to {name}", device, error.errno or errno.EIO, error.strerror or "") from error
+
+    def await_device(self, pci_address: str) -> str:
+        """It is there at once or never."""
+        slots = rdma_slots(self._kernel.state, self._kernel.profile)
+        found = next((slot.rdma for slot in slots if slot.pci_address == pci_address), None)
+        if found is None:
+            raise GoneError("wait for the rdma device of", pci_address, "not there after its driver")
+        return found
 
     def holders(self) -> Mapping[str, tuple[RdmaHolder, ...]]:
         """Fake processes that have a device's verbs node open; their memory regions are on the first one."""

@@ -9,6 +9,8 @@ from types import MappingProxyType
 from nodeagent.state.link_settings import SettingsState
 from nodeagent.state.qos import DcbState
 
+DEFAULT_ROUTE = "default route"  # among an interface's uses
+
 
 class VfLinkState(StrEnum):
     """Link state of a virtual function as the physical function's driver shows it to it (IFLA_VF_LINK_STATE)."""

@@ -10,10 +10,18 @@ from nodeagent.state.addressing import Addressing
 from nodeagent.state.containers import Containers
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Capability, Gpu, NvidiaDriver
+from nodeagent.state.link_settings import Group
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness, ModuleFile
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, RdmaHolder
 from nodeagent.state.processes import DeviceNode, Process, Service
 from nodeagent.state.topology import PcieNode
+
+ADDRESSING = "addresses, routes and rules"
+
+
+def settings_of(group: Group) -> str:
+    """What `Unknown.what` calls a group of settings."""
+    return f"{group} of interfaces"
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,10 @@ class NodeState:
     offered: frozenset[str] = frozenset()
     containers: Containers = field(default_factory=Containers)
     unknown: tuple[Unknown, ...] = ()
+
+    def why_unknown(self, what: str) -> str:
+        """The reason why something could not be read, "" where it was."""
+        return next((one.reason for one in self.unknown if one.what == what), "")
 
     def is_loaded(self, name: str) -> bool:
         """Whether the module is in the kernel, loaded or built in."""
