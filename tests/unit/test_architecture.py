@@ -29,9 +29,10 @@ MAY_IMPORT = {
     "kubernetes": {"errors", "state", "host"},
     "health": {"errors", "state", "host", "spec"},
     "remediation": {"errors", "state", "spec", "resources"},
-    "supervisor": {*CORE, "metrics", "health", "remediation", "kubernetes"},
+    "validation": {"errors", "state", "host"},
+    "supervisor": {*CORE, "metrics", "health", "remediation", "kubernetes", "validation"},
     "simulation": {"errors", "state", "host", "simulation"},
-    "cli": {*CORE, "metrics", "health", "remediation", "kubernetes", "supervisor", "simulation"},
+    "cli": {*CORE, "metrics", "health", "remediation", "kubernetes", "validation", "supervisor", "simulation"},
     "__main__": {"cli"},
 }
 # What resources may take from host: the port types, and our own record of load options. All else is effects.

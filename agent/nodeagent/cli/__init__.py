@@ -31,7 +31,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "report": ("report", "a support bundle without secrets"),
     "events": ("events", "what happened on the node: Xids, verdicts, reboots"),
     "labels": ("labels", "print the node's labels, or patch the node object"),
-    "validate": ("validate", "prove that the hardware works, with real traffic"),
+    "validate": ("validate", "prove that driver, GPUs, NICs and containers work, by using them"),
     "config": ("config", "validate a node file, print its schema, an example, import other files"),
     "simulate": ("simulate", "profiles, jobs and faults of a simulated node"),
     "version": ("about", "print the version"),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from nodeagent.cli import validate_peer
+from nodeagent.cli import validate_node, validate_peer
 from nodeagent.cli.output import Style, columns, emit, style_for
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import HostError, UsageError
@@ -42,9 +42,7 @@ _FORMATTER = argparse.RawDescriptionHelpFormatter
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    text = "prove that the hardware works, with real traffic"
-    parser = subparsers.add_parser("validate", help=text, description=text, epilog=_EPILOG, formatter_class=_FORMATTER)
-    verbs = parser.add_subparsers(dest="operation", metavar="WHAT", required=True)
+    verbs = validate_node.register(subparsers, common)
     words = "a reliable connection over each active RDMA port to itself: GID, MTU, latency, bandwidth"
     rdma = verbs.add_parser(
         "rdma", parents=[common], help=words, description=words, epilog=_EPILOG, formatter_class=_FORMATTER

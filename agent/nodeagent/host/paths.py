@@ -132,6 +132,12 @@ RESTARTS_DUE = STATE_DIRECTORY + "/restart-due"
 FEATURES_DIRECTORY = "/etc/kubernetes/node-feature-discovery/features.d"
 FEATURES_FILE = FEATURES_DIRECTORY + "/nodeagent.features"
 GFD_FEATURES_FILE = FEATURES_DIRECTORY + "/gfd"
+DEV_NVIDIA = "/dev/nvidia"  # and what follows: a number, ctl, -uvm, -fs0
+PROC_NVIDIA_FS_VERSION = "/proc/driver/nvidia-fs/version"
+CUFILE_CONFIG = "/etc/cufile.json"
+OFED_READY = "/run/mellanox/drivers/.driver-ready"
+VALIDATIONS = "/run/nvidia/validations"
+VALIDATION_RESULTS = RUN_DIRECTORY + "/validation.json"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 NVIDIA_DEVICE_MOUNTS = "/var/run/nvidia-container-devices"  # nvidia-container-runtime reads mounts below it

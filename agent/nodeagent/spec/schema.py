@@ -29,6 +29,7 @@ from nodeagent.spec.remediation import Remediation
 from nodeagent.spec.roce import Roce
 from nodeagent.spec.sandbox import Sandbox
 from nodeagent.spec.sriov import SriovEntry
+from nodeagent.spec.validation import Validation
 from nodeagent.state.gpu import MigMode
 
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
@@ -362,4 +363,5 @@ class NodeSpec:
     metrics: Metrics = key("The metrics server.", factory=Metrics)
     health: Health = key("Health checks, expectations and who is told.", factory=Health)
     remediation: Remediation = key("What is done about findings; nothing by default.", factory=Remediation)
+    validation: Validation | None = key("Proofs in the background that the node works.", default=None)
     loop: Loop = key("Timing of the supervisor.", factory=Loop)

@@ -1,0 +1,38 @@
+# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
+"""Section `validation` of the node file: what is proved in the background, and who is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nodeagent.spec.keys import key
+
+
+class GpuTrials(StrEnum):
+    """at-start: once after the agent has started, on GPUs that are free. always: in every round. never: only when
+    `nodeagent validate` is run.
+    """
+
+    AT_START = "at-start"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Proofs in the background, shown as metrics; `validation: {}` takes every default."""
+
+    interval_seconds: float = key(
+        "Time between two rounds of the proofs that need no GPU.", default=300.0, minimum=1, maximum=86400
+    )
+    gpu_trials: GpuTrials = key(
+        "When vector additions and copies between GPUs are made; a GPU in use is never touched.",
+        default=GpuTrials.AT_START,
+    )
+    deadline_seconds: float = key(
+        "How long one trial on a GPU may take before it has failed.", default=60.0, minimum=0.5, maximum=3600
+    )
+    ready_files: bool = key(
+        "Write the ready files of the GPU operator's validator to /run/nvidia/validations.", default=True
+    )
