@@ -263,6 +263,41 @@ def test_the_plain_manifests_are_fresh(tmp_path: Path) -> None:
     assert rendered == {path.name: path.read_text() for path in script.parent.glob("*.yaml")}
 
 
+def test_the_page_has_the_table_of_features() -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    found = text.partition("<!-- features -->\n")[2].partition("<!-- /features -->")[0]
+    assert found == "".join(f"{line}\n" for line in feature_table())
+
+
+def feature_table() -> list[str]:
+    """To renew: write these lines between the marks of docs/kubernetes.md."""
+    head = ["| feature | for | gets | mounts of the host |", "|---|---|---|---|"]
+    return head + [
+        f"| {_title(name)} | {row['why']} | {_gets(row)} | {_mounted(row)} |" for name, row in FEATURES.items()
+    ]
+
+
+def _title(name: str) -> str:
+    feature, _, value = name.partition("-")
+    return "always" if name == "always" else f"`{feature}: {value or 'true'}`"
+
+
+def _gets(row: Document) -> str:
+    words = {
+        "privileged": "privileged",
+        "hostNetwork": "host network",
+        "hostPID": "host PIDs",
+        "unconfined": "no AppArmor",
+    }
+    token = ["get and patch on nodes"] if row.get("token") else []
+    return ", ".join([text for key, text in words.items() if row.get(key)] + row.get("capabilities", []) + token)
+
+
+def _mounted(row: Document) -> str:
+    mounts = row.get("mounts", ())
+    return ", ".join(f"`{_host_path(one)}`" + (" (read)" if one.get("readOnly") else "") for one in mounts)
+
+
 def test_the_versions_agree() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
