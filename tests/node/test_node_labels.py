@@ -14,10 +14,12 @@ from nodeagent.plan.convergence import converge, goal_of
 from nodeagent.plan.executor import Context
 from nodeagent.plan.journal import Journal
 from nodeagent.resources.operator_labels import MigConfigState, follow, mig_config_state, runs_with_operator
+from nodeagent.resources.ownership import owned
 from nodeagent.spec.containers import Cdi, Component, Runtimes
+from nodeagent.spec.kubernetes import Kubernetes, PluginGpus
 from nodeagent.spec.labels import Labels
 from nodeagent.spec.reader import read_spec
-from nodeagent.spec.schema import NodeSpec
+from nodeagent.spec.schema import Modules, NodeSpec, NvidiaModules, RdmaModules
 from nodeagent.supervisor.node_labels import NodeLabels
 from nodeagent.supervisor.status import Identity, Pass, Status
 from sim_node import Told, sim_node
@@ -106,6 +108,29 @@ def test_who_runs_a_component(labels, theirs):
     assert found.runtimes.docker is Component.ON, "what the file says outright counts"
     assert found.cdi.rdma is Component.AUTO, "RDMA devices are not the toolkit's"
     assert found.labels.gpus is Component.AUTO
+
+
+@pytest.mark.parametrize("mine", list(Component))
+@pytest.mark.parametrize("value", ["true", "pre-installed", "false", "paused-for-driver-upgrade"])
+def test_driver_and_device_plugin_are_left_to_the_operator_that_runs_them(mine, value):
+    modules = Modules(nvidia=NvidiaModules(manage=mine), rdma=RdmaModules(), gdrcopy=True, gds=True)
+    spec = NodeSpec(version=1, modules=modules, kubernetes=Kubernetes(gpus=PluginGpus(offer=mine)))
+    found = follow(spec, {f"{DEPLOY}driver": value, f"{DEPLOY}device-plugin": value}, (), None).spec
+    theirs = value in ("true", "paused-for-driver-upgrade")
+    expected = Component.OFF if mine is Component.AUTO and theirs else mine
+    assert found.modules.nvidia.manage is found.kubernetes.gpus.offer is expected
+    left = owned(found).modules
+    assert (left == Modules(rdma=RdmaModules())) == (expected is Component.OFF)
+    assert (left == found.modules) == (expected is not Component.OFF)
+
+
+def test_a_driver_that_is_not_ours_is_neither_loaded_nor_changed(tmp_path):
+    text = "modules: {nvidia: {manage: %s, drm: true}, gdrcopy: true, rdma: {}}\n"
+    with sim_node(tmp_path, "gpu-server-4x-a100", "in-process") as node:
+        theirs, ours = (node.plan(text % manage) for manage in ("off", "auto"))
+        subjects = {str(step.subject) for plan in (theirs, ours) for one in plan.transitions for step in one.steps}
+        assert "module nvidia_drm" in subjects
+        assert not any("nvidia" in str(step.subject) for one in theirs.transitions for step in one.steps)
 
 
 def test_states_of_a_mig_configuration():

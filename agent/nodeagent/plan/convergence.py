@@ -16,6 +16,7 @@ from nodeagent.resources.container_query import container_query
 from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.link_addressing import wants_addressing
 from nodeagent.resources.link_settings import ORDER, groups_of
+from nodeagent.resources.ownership import owned
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.resources.sandbox import effective
 from nodeagent.spec.schema import NodeSpec
@@ -63,7 +64,7 @@ class Outcome:
 def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
     """The node file as a goal; `only` limits it to some resources by name (see registry.RESOURCES)."""
     chosen = tuple(only) or tuple(RESOURCES)
-    spec = effective(spec)
+    spec = effective(owned(spec))
 
     def wishes(state: NodeState) -> tuple[Wish, ...]:
         return tuple(RESOURCES[name](spec, state) for name in chosen)

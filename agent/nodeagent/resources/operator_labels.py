@@ -103,6 +103,12 @@ def _give_way(spec: NodeSpec, labels: Mapping[str, str]) -> NodeSpec:
             spec = replace(spec, runtimes=one)
     if runs_with_operator("gpu-feature-discovery", labels) and spec.labels is not None:
         spec = replace(spec, labels=replace(spec.labels, gpus=off(spec.labels.gpus)))
+    if runs_with_operator("device-plugin", labels) and spec.kubernetes is not None:
+        gpus = spec.kubernetes.gpus
+        spec = replace(spec, kubernetes=replace(spec.kubernetes, gpus=replace(gpus, offer=off(gpus.offer))))
+    if runs_with_operator("driver", labels) and spec.modules is not None and spec.modules.nvidia is not None:
+        nvidia = spec.modules.nvidia
+        spec = replace(spec, modules=replace(spec.modules, nvidia=replace(nvidia, manage=off(nvidia.manage))))
     return spec
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from nodeagent.resources.base import Disturbs, Obstacle, Step, Wish
+from nodeagent.resources.ownership import without_driver
 from nodeagent.resources.sandbox_steps import VFIO_DRIVERS, GiveFunction, ReleaseFunction
 from nodeagent.spec.sandbox import GPUS, Sandbox, Workload
-from nodeagent.spec.schema import Modules, NamedModule, NodeSpec, PeerMemory
+from nodeagent.spec.schema import Modules, NamedModule, NodeSpec
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
 from nodeagent.state.things import pci
@@ -34,7 +35,7 @@ def effective(spec: NodeSpec) -> NodeSpec:
     modules = spec.modules or Modules()
     named = {section.driver.module: NamedModule(), **modules.named}
     if section.devices == GPUS:
-        modules = replace(modules, nvidia=None, peermem=PeerMemory.NONE, gdrcopy=False, gds=False)
+        modules = without_driver(modules)
         spec = replace(spec, mig=())
     return replace(spec, modules=replace(modules, named=named))
 

@@ -142,6 +142,7 @@ _EVERY_KEY = Example(
         "disruption": {"gpu": "when-idle", "nic": "when-idle", "node": "never"},
         "modules": {
             "nvidia": {
+                "manage": "auto",
                 "flavor": "auto",
                 "uvm": True,
                 "modeset": True,

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nodeagent.spec import names
-from nodeagent.spec.containers import Cdi, Runtimes
+from nodeagent.spec.containers import Cdi, Component, Runtimes
 from nodeagent.spec.devlink import DevlinkEntry
 from nodeagent.spec.guard import Guard
 from nodeagent.spec.health import Health
@@ -112,6 +112,11 @@ class Disruption:
 class NvidiaModules:
     """The NVIDIA driver's modules; `nvidia: {}` takes every default."""
 
+    manage: Component = key(
+        "Whose job they are, and gdrcopy, gds and peermem with them; auto: the agent's, unless the GPU Operator has "
+        "its driver container here (seen with `labels.follow`). What is loaded already is adopted in any case.",
+        default=Component.AUTO,
+    )
     flavor: Flavor = key("open, proprietary, or auto: whichever is installed.", default=Flavor.AUTO)
     uvm: bool = key("Load nvidia_uvm (CUDA needs it).", default=True)
     modeset: bool = key("Load nvidia_modeset.", default=True)
