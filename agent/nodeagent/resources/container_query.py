@@ -7,7 +7,7 @@ from dataclasses import replace
 from nodeagent.host.paths import GFD_FEATURES_FILE
 from nodeagent.resources.cdi import directories_of
 from nodeagent.resources.labels import features_path
-from nodeagent.spec.containers import Cdi
+from nodeagent.spec.containers import Cdi, Component
 from nodeagent.spec.labels import Labels
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import ContainerQuery
@@ -20,10 +20,17 @@ def query_for(section: Cdi, *, runtimes: bool = False) -> ContainerQuery:
 
 def container_query(spec: NodeSpec) -> ContainerQuery | None:
     """None where no section is about containers, so that nothing is read."""
-    if spec.cdi is None and spec.runtimes is None and spec.labels is None:
+    if spec.cdi is None and spec.runtimes is None and spec.labels is None and not offers_network(spec):
         return None
     query = query_for(spec.cdi or Cdi(), runtimes=spec.runtimes is not None)
     return query if spec.labels is None else replace(query, files=label_files(spec.labels))
+
+
+def offers_network(spec: NodeSpec) -> bool:
+    """Whether pods are to get RDMA devices or network functions, for which their device nodes must be known."""
+    network = spec.kubernetes.network if spec.kubernetes is not None else None
+    wanted = network is not None and bool(network.rdma_config_file or network.sriov_config_file)
+    return wanted and network is not None and network.offer is not Component.OFF
 
 
 def label_files(section: Labels) -> tuple[str, ...]:

@@ -24,6 +24,13 @@ KUBERNETES: Mapping[str, Any] = MappingProxyType(
             "mps_directory": "",
             "config_file": "",
         },
+        "network": {
+            "offer": "auto",
+            "rdma_config_file": "/srv/node/rdma-shared.json",
+            "sriov_config_file": "/srv/node/sriov-plugin.json",
+            "sriov_prefix": "nvidia.com",
+            "cdi": False,
+        },
         "plugin_directory": "",
     }
 )

@@ -98,12 +98,40 @@ class PluginGpus:
 
 
 @dataclass(frozen=True)
+class PluginNetwork:
+    """RDMA devices and network functions for pods, by the files of the plugins that usually offer them."""
+
+    offer: Component = key(
+        "What the files below say; auto: each resource unless its own plugin offers it.", default=Component.AUTO
+    )
+    rdma_config_file: str = absolute_path(
+        "config.json of the RDMA shared device plugin; empty: no such resources.",
+        example='"/etc/nodeagent/rdma-shared.json"',
+    )
+    sriov_config_file: str = absolute_path(
+        "config.json (`resourceList`) of the SR-IOV network device plugin; empty: no such resources.",
+        example='"/etc/nodeagent/sriov-plugin.json"',
+    )
+    sriov_prefix: str = key(
+        "Prefix of resources for which that file names none.",
+        default="intel.com",
+        pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+        expected="a domain such as nvidia.com",
+    )
+    cdi: bool = key(
+        "Name RDMA devices as CDI devices (nodeagent.io/rdma) instead of their device nodes; needs section `cdi`.",
+        default=False,
+    )
+
+
+@dataclass(frozen=True)
 class Kubernetes:
     """What the node offers to pods; `kubernetes: {}` offers it as soon as there is a kubelet. Needs
     nodeagent[kubernetes], and no access to the API.
     """
 
     gpus: PluginGpus = key("GPUs and MIG devices.", factory=PluginGpus)
+    network: PluginNetwork = key("RDMA devices and network functions.", factory=PluginNetwork)
     plugin_directory: str = absolute_path(
         "The kubelet's directory for device plugins, if not /var/lib/kubelet/device-plugins.",
         example='"/data/kubelet/device-plugins"',

@@ -26,13 +26,15 @@ from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
 from nodeagent.state.topology import NvLinks
+from nodeagent.supervisor.network_desk import NetworkDesk
+from nodeagent.supervisor.pairing import near_ports
 
 if TYPE_CHECKING:
     from nodeagent.kubernetes.plugins import DevicePlugins
 
 log = logging.getLogger("nodeagent")
 LOOK_SECONDS = 1.0
-GPUS = "gpus"
+GPUS, NETWORK = "gpus", "network"
 RIVAL = "nvidia-gpu.sock"  # of NVIDIA's plugin (k8s-device-plugin internal/plugin/server.go)
 PATIENCE_SECONDS = 5.0
 
@@ -66,6 +68,7 @@ class OfferDesk:
         self._configuration: tuple[str, Imported] | None = None
         self._effective: NodeSpec | None = None
         self._thread = threading.Thread(target=self._run, name="offers", daemon=True)
+        self.network = NetworkDesk(self.host.files, self._has_rival)
         self.host.offering.on_change = self.publish
 
     def start(self) -> None:
@@ -155,10 +158,14 @@ class OfferDesk:
             if state is not self._seen:
                 self._seen = state
                 self.host.offering.settle()
+            network = self.network.look(self.spec, state, self.health())
             self.found = self._offers(state)
             self.host.offering.announce(frozenset(unit.gpu for unit in self.found.units))
-            self._plugins.publish(self.found.offers, GPUS)
-        self._say(self.found.remarks)
+            places = {unit.uuid: unit.pci_address for unit in self.found.units}
+            paired = near_ports(self.found.offers, self.network.pairing, places, self.network.near)
+            self._plugins.publish(paired, GPUS)
+            self._plugins.publish(network.offers, NETWORK)
+        self._say((*self.found.remarks, *network.remarks))
 
     def _offers(self, state: NodeState) -> GpuOffers:
         spec = self._effective
@@ -194,6 +201,11 @@ class OfferDesk:
         gpus = applied(section.gpus, self._configuration[1])
         self._effective = replace(self.spec, kubernetes=replace(section, gpus=gpus))
 
+    def _has_rival(self, name: str) -> bool:
+        """Whether another plugin's socket answers, where plugins put them now or did before."""
+        parent = os.path.dirname(self.directory)
+        return any(answers(f"{place}/{name}") for place in (self.directory, f"{parent}/plugins_registry"))
+
     def _say(self, remarks: Iterable[str]) -> None:
         remarks = tuple(remarks)
         for remark in remarks:
@@ -209,6 +221,6 @@ class OfferDesk:
             "directory": self.directory,
             "kubelet": plugins is not None,
             "problem": self._complaint,
-            "remarks": list(self.found.remarks),
+            "remarks": [*self.found.remarks, *self.network.found.remarks],
             "resources": list(plugins.rows()) if plugins is not None else [],
         }

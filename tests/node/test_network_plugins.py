@@ -1,0 +1,118 @@
+"""NICs for pods on a simulated node: shared RDMA devices, and virtual functions near the GPU."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent_process import PROFILE, Agent, agent_on
+from kubelet_devices import DeviceManager, until
+from nodeagent.host.control_client import ask
+from nodeagent.host.pci_facts import read_pci
+from nodeagent.resources.topology import relation
+from nodeagent.simulation.faults import heal, make_fault
+from nodeagent.simulation.node import SimulatedNode, open_node
+
+PLUGINS = "var/lib/kubelet/device-plugins"
+GPU, VF, HCA = "nvidia.com/gpu", "nvidia.com/rail_vf", "rdma/hca"
+NICS = {"0000:61:00.0": "enp97s0np0", "0000:e1:00.0": "enp225s0np0"}
+SHARED = {"configList": [{"resourceName": "hca", "rdmaHcaMax": 5, "selectors": {"ifNames": list(NICS.values())}}]}
+FUNCTIONS = {"resourceList": [{"resourceName": "rail_vf", "selectors": {"pfNames": list(NICS.values())}}]}
+FILE = """\
+version: 1
+modules: {nvidia: {modeset: false}, rdma: {stack: inbox}}
+links: [{match: enp97s0np0, up: true}, {match: enp225s0np0, up: true}]
+roce: {netns: shared}
+sriov: [{match: "0000:61:00.0", vfs: 2}, {match: "0000:e1:00.0", vfs: 2}]
+kubernetes:
+  network: {rdma_config_file: /etc/shared.json, sriov_config_file: /etc/vf.json, sriov_prefix: nvidia.com}
+health: {damping: {hold_seconds: 0, quiet_seconds: 1}}
+loop: {interval_seconds: 2, sample_seconds: 1, backoff_seconds: 0.2, nvml_deadline_seconds: 2}
+"""
+
+
+@dataclass
+class Place:
+    agent: Agent
+    kubelet: DeviceManager
+    node: SimulatedNode
+
+    def told(self) -> str:
+        return (
+            f"{self.kubelet.resources}\n{ask(str(self.agent.root), 'GET', '/v1/offers')}\n{self.agent.log.read_text()}"
+        )
+
+    def write(self, name: str, content: object) -> None:
+        (Path(self.node.directory) / "etc" / name).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with tempfile.TemporaryDirectory(prefix="dp") as found:
+        node = open_node(PROFILE, f"{found}/n")
+        directory = Path(found) / "n" / PLUGINS
+        directory.mkdir(parents=True)
+        (Path(found) / "n/etc/shared.json").write_text(json.dumps(SHARED))
+        (Path(found) / "n/etc/vf.json").write_text(json.dumps(FUNCTIONS))
+        kubelet = DeviceManager(str(directory))
+        kubelet.start()
+        with agent_on(Path(found), FILE) as agent:
+            agent.wait_converged()
+            yield Place(agent, kubelet, node)
+        kubelet.stop()
+        node.machine.close()
+
+
+def test_pods_get_rdma_devices_and_functions_near_their_gpu_and_lose_none_to_a_restart(place: Place) -> None:
+    kubelet = place.kubelet
+    until(lambda: len(kubelet.healthy(VF)) == 4 and len(kubelet.healthy(HCA)) == 5, place.told)
+    shared = {one.host_path for one in kubelet.admit("shared", HCA, 1).devices}
+    assert shared == {
+        f"/dev/infiniband/{n}" for n in ("uverbs0", "uverbs1", "umad0", "umad1", "issm0", "issm1", "rdma_cm")
+    }
+    functions = read_pci(place.node.host("in-process").files)
+    cards = {gpu.uuid: functions[gpu.pci_address] for gpu in place.node.machine.gpus}
+    for pod in ("one", "two"):
+        uuid = _granted(kubelet, pod, GPU)
+        answer = kubelet.admit(f"{pod}-nic", VF, 1)
+        mine = functions[answer.envs["PCIDEVICE_NVIDIA_COM_RAIL_VF"]]
+        distances = {port: relation(functions[port], cards[uuid]).distance for port in NICS}
+        assert distances[mine.physfn] == min(distances.values())
+    kubelet.restart()
+    until(lambda: len(kubelet.healthy(VF)) == 4 and len(kubelet.healthy(HCA)) == 5, place.told)
+
+
+def _granted(kubelet: DeviceManager, pod: str, resource: str) -> str:
+    answer = kubelet.admit(pod, resource, 1)
+    return str(answer.envs["NVIDIA_VISIBLE_DEVICES"])
+
+
+def test_a_port_without_a_link_takes_its_functions_along_until_it_is_back(place: Place) -> None:
+    kubelet = place.kubelet
+    until(lambda: len(kubelet.healthy(VF)) == 4, place.told)
+    make_fault(place.node, "port-down", NICS["0000:61:00.0"], None)
+    until(lambda: len(kubelet.healthy(VF)) == 2 and len(kubelet.listed(VF)) == 4, place.told)
+    assert {one[:10] for one in kubelet.healthy(VF)} == {"0000:e1:01"}
+    assert len(kubelet.healthy(HCA)) == 5, "the other port of the pool works"
+    rows = {row["resource"]: row for row in ask(str(place.agent.root), "GET", "/v1/offers")["resources"]}
+    assert all(one["reason"] for one in rows[VF]["unhealthy"])
+    heal(place.node)
+    until(lambda: len(kubelet.healthy(VF)) == 4, place.told)
+
+
+def test_a_file_with_a_mistake_changes_nothing_and_another_plugin_is_left_alone(place: Place) -> None:
+    kubelet = place.kubelet
+    until(lambda: len(kubelet.healthy(VF)) == 4 and len(kubelet.healthy(HCA)) == 5, place.told)
+    place.write("vf.json", {"resourceLists": []})
+    until(lambda: "unknown key resourceLists" in place.agent.log.read_text(), place.told)
+    assert len(kubelet.healthy(VF)) == 4
+    place.write("vf.json", {"resourceList": []})
+    until(lambda: not kubelet.listed(VF), place.told)
+    (kubelet.directory / "hca.sock").symlink_to("kubelet.sock")
+    until(lambda: not kubelet.listed(HCA), place.told)
+    until(lambda: "rdma/hca is left to its own plugin" in place.agent.log.read_text(), place.told)
