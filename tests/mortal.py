@@ -20,6 +20,7 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
         "create_compute_instance",
         "destroy_compute_instance",
         "release",
+        "reset_gpu",
     ),
     "services": ("start", "stop"),
     "links": ("set_up", "set_mtu", "set_vf", "restore"),

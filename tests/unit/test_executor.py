@@ -78,7 +78,7 @@ def context_of(root: Path, modules: ScriptedModules) -> Context:
     files = LocalFiles(str(root))
     unused: Any = None
     kmod = cast("Any", modules)
-    host = Host(files, kmod, *[unused] * 9)
+    host = Host(files, kmod, *[unused] * 10)
     return Context(Observer(host), Journal(files), Silent())
 
 

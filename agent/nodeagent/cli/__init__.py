@@ -32,6 +32,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "events": ("events", "what happened on the node: Xids, verdicts, reboots"),
     "labels": ("labels", "print the node's labels, or patch the node object"),
     "validate": ("validate", "prove that driver, GPUs, NICs and containers work, by using them"),
+    "repair": ("repair", "what is done about findings: list, plan, approve, deny, pause, resume, history"),
     "config": ("config", "validate a node file, print its schema, an example, import other files"),
     "simulate": ("simulate", "profiles, jobs and faults of a simulated node"),
     "version": ("about", "print the version"),

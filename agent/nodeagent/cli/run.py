@@ -41,6 +41,8 @@ from nodeagent.supervisor.loop import Supervisor
 from nodeagent.supervisor.offer_desk import OfferDesk
 from nodeagent.supervisor.otlp_push import OtlpPush
 from nodeagent.supervisor.pod_watch import PodWatch
+from nodeagent.supervisor.repair import Repairs
+from nodeagent.supervisor.repair_orders import repair_document, repair_orders
 from nodeagent.supervisor.sampler import Sampler
 from nodeagent.supervisor.status import Identity, Status, status_document
 from nodeagent.supervisor.wake import Wake, Waker
@@ -124,6 +126,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     watch = HealthWatch(host, spec.health, target.path_of)
     desk = _desk(supervisor, watch, target)
     sampler.examine = lambda reading: _examined(watch, desk, reading)
+    repairs = _repairs(supervisor, watch)
     watch.log.on_line = lambda: sampler.refresh(supervisor.status)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
     sampler.push = push = OtlpPush(spec.metrics.otlp_endpoint)
@@ -155,7 +158,9 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         supervisor.status = replace(
             supervisor.status, identity=replace(supervisor.status.identity, metrics=server.address)
         )
-    control = ControlServer(target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler, watch, desk))
+    control = ControlServer(
+        target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler, (watch, repairs), desk)
+    )
     stack.callback(control.close)
     for each in (watch, pods, push, desk):
         each.start()
@@ -204,7 +209,24 @@ def _seen(status: Status) -> NodeState | None:
     return status.last.outcome.state if status.last else None
 
 
-def _answers(supervisor: Supervisor, sampler: Sampler, watch: HealthWatch, desk: OfferDesk) -> Answers:
+def _repairs(supervisor: Supervisor, watch: HealthWatch) -> Repairs:
+    """Repair between the one who looks and the one who acts."""
+    repairs = Repairs(supervisor.observer.host, lambda: supervisor.spec, watch.history.record)
+
+    def after(health: Health) -> Health:
+        considered = repairs.consider(health)
+        if repairs.is_due:
+            supervisor.waker.wake(Wake.REPAIR)
+        return considered
+
+    watch.after = after
+    supervisor.repair = lambda context: repairs.act(supervisor.observer, context)
+    return repairs
+
+
+def _answers(supervisor: Supervisor, sampler: Sampler, health: tuple[HealthWatch, Repairs], desk: OfferDesk) -> Answers:
+    watch, repairs = health
+
     def state() -> dict[str, Any]:
         last = supervisor.status.last
         if last is None:
@@ -233,6 +255,8 @@ def _answers(supervisor: Supervisor, sampler: Sampler, watch: HealthWatch, desk:
             "/v1/metrics": metrics,
             "/v1/health": watch.document,
             "/v1/offers": desk.document,
+            "/v1/repair": lambda: repair_document(repairs),
         },
         requests={"/v1/reconcile": lambda: ask(Wake.ASKED), "/v1/reload": lambda: ask(Wake.RELOAD)},
+        orders=repair_orders(repairs, lambda: supervisor.waker.wake(Wake.REPAIR)),
     )

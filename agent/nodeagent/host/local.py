@@ -18,6 +18,7 @@ def open_host(nvml_deadline_seconds: float) -> Host:
     from nodeagent.host.nvml_worker import WorkerNvml  # noqa: PLC0415
     from nodeagent.host.processes import ProcProcesses  # noqa: PLC0415
     from nodeagent.host.services import Systemd  # noqa: PLC0415
+    from nodeagent.host.slurm import Scontrol  # noqa: PLC0415
     from nodeagent.host.vitals import RealVitals  # noqa: PLC0415
 
     files, clock = LocalFiles(), RealClock()
@@ -34,4 +35,5 @@ def open_host(nvml_deadline_seconds: float) -> Host:
         runtimes=LocalRuntimes(services),
         vitals=RealVitals(),
         cuda=CudaProcesses(),
+        slurm=Scontrol(),
     )

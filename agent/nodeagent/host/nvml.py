@@ -152,6 +152,9 @@ class InProcessNvml:
             current, pending = nvml_read.mig_modes(self._by_uuid(uuid))
         self._confirm(MigMode.ENABLED if enabled else MigMode.DISABLED, (current, pending), operation, subject)
 
+    def reset_gpu(self, pci_address: str) -> None:
+        self._mode_changes.reset(self, pci_address)
+
     def create_gpu_instance(self, uuid: str, profile: str, placement: Placement, compute: tuple[int, ...] = ()) -> None:
         with self._session("open", f"gpu {uuid}"):
             nvml_instances.create(self._by_uuid(uuid), f"gpu {uuid}", (profile, placement), compute)

@@ -118,6 +118,11 @@ class ModeChanges:
             self._reset(session, uuid, MigMode.ENABLED if enabled else MigMode.DISABLED, error)
         self._without_reset.discard(uuid)
 
+    def reset(self, session: Session, pci_address: str) -> None:
+        """Reset the GPU at once. Errors as of `Resets`."""
+        session.release()  # a session of ours is a client of the GPU
+        self._resets.reset(pci_address)
+
     def _reset(self, session: Session, uuid: str, wanted: MigMode, cause: UnsupportedError) -> None:
         waiting = _find(session, uuid)
         if waiting is None or waiting.mig_mode is wanted or waiting.pending_mig_mode is not wanted:

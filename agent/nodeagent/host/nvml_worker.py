@@ -92,6 +92,10 @@ class WorkerNvml:
                 self, uuid, enabled, lambda: self._change(operation, "ask_mig_mode", uuid, enabled)
             )
 
+    def reset_gpu(self, pci_address: str) -> None:
+        with self._lock:
+            self._mode_changes.reset(self, pci_address)
+
     def create_gpu_instance(self, uuid: str, profile: str, placement: Placement, compute: tuple[int, ...] = ()) -> None:
         self._change(f"create instance {profile} on", "create_gpu_instance", uuid, profile, placement, compute)
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from nodeagent.host.link_ports import LinkAddressing, LinkSettings
 from nodeagent.host.offering import LocalOffering
+from nodeagent.host.slurm_port import Slurm
 from nodeagent.state.devlink import Cmode, DevlinkDevice, EswitchMode
 from nodeagent.state.gpu import Gpu, GpuSample, Placement
 from nodeagent.state.modules import ModuleFile
@@ -144,6 +145,9 @@ class Nvml(Protocol):
 
     def destroy_compute_instance(self, uuid: str, placement: Placement, compute: Placement) -> None:
         """Destroy the compute instance at `compute` in the GPU instance at `placement`. BusyError in use, GoneError."""
+
+    def reset_gpu(self, pci_address: str) -> None:
+        """Reset this GPU alone; instances on it go. BusyError while anyone has it, UnsupportedError, HostError."""
 
     def release(self) -> None: ...
 
@@ -381,6 +385,7 @@ class Host:
     clock: Clock
     runtimes: ContainerRuntimes
     vitals: Vitals
+    slurm: Slurm
     cuda: Cuda
     offering: LocalOffering = field(default_factory=LocalOffering)
 

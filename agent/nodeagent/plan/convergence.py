@@ -131,11 +131,17 @@ def _plan_without(given_up: Mapping[str, str], state: NodeState, goal: Goal) -> 
     return sequence(goal.wishes(state), state, terms)
 
 
-def once(goal: Goal, proof: Callable[[Plan], Goal], context: Context) -> Outcome:
-    """Carry out one plan, then survey the goal that proves it: a reload, say, cannot be seen in the node's state."""
+def once(
+    goal: Goal, proof: Callable[[Plan], Goal], context: Context, before: Callable[[Plan], None] = lambda _plan: None
+) -> Outcome:
+    """Carry out one plan, then survey the goal that proves it: a reload, say, cannot be seen in the node's state.
+
+    `before` is told the plan before its first step.
+    """
     trial = Trial(goal.terms.guard, context, lambda: _whole(goal, context.observer))
     resumed = trial.resume()
     _, plan, goal = _survey_settled(goal, context)
+    before(plan)
     results = (*resumed, *(trial.execute(transition, goal.terms.owed) for transition in plan.transitions))
     state, left, _ = _survey_settled(proof(plan), context)
     return Outcome(state, left, results, 1)

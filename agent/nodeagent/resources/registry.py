@@ -24,6 +24,7 @@ from nodeagent.resources import (
     qos,
     qos_steps,
     rdma_names,
+    repair_steps,
     roce,
     runtime_steps,
     runtimes,
@@ -117,5 +118,10 @@ STEPS: Mapping[str, type[Step]] = {
         runtime_steps.WriteRuntimeConfig,
         runtime_steps.RestoreRuntimeConfig,
         runtime_steps.RestartRuntime,
+        repair_steps.ResetGpu,
+        repair_steps.RestoreGpuInstance,
+        repair_steps.RebindNic,
+        repair_steps.DrainInSlurm,
+        repair_steps.LiftDrain,
     )
 }

@@ -64,6 +64,7 @@ class SimulatedNode:
         """The ports of this node. NVML runs in a worker process, or for one-shot commands in this one."""
         from nodeagent.host.kernel_log import KmsgLog  # noqa: PLC0415 - libkmod and NVML cost start-up time
         from nodeagent.host.kmod import LibKmod  # noqa: PLC0415
+        from nodeagent.host.slurm import Scontrol  # noqa: PLC0415
 
         return Host(
             files=SimulatedFiles(self.kernel),
@@ -77,6 +78,7 @@ class SimulatedNode:
             runtimes=SimulatedRuntimes(self.directory),
             vitals=SimulatedVitals(self.kernel),
             cuda=CudaProcesses(lambda: cuda_launch(self)),
+            slurm=Scontrol(f"{self.directory}/usr/bin/scontrol"),
         )
 
     def _nvml(self, kind: str, deadline_seconds: float) -> Nvml:

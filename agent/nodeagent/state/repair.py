@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 from nodeagent.state.health import Finding, Subject, SubjectKind
 
+OUR_DRAIN = "nodeagent:"  # how every reason begins that we give to Slurm, and by which we know our own drain
+
 
 class RepairAction(StrEnum):
     """What may be done about a finding."""
@@ -17,12 +19,11 @@ class RepairAction(StrEnum):
     REBIND_NIC = "rebind-nic"
     RELOAD_MODULES = "reload-modules"
     ASK_REBOOT = "ask-reboot"
-    REBOOT = "reboot"
 
     @property
     def is_of_node(self) -> bool:
         """Whether it is done to the node as a whole, whatever the finding is about."""
-        return self in (RepairAction.RELOAD_MODULES, RepairAction.ASK_REBOOT, RepairAction.REBOOT)
+        return self in (RepairAction.RELOAD_MODULES, RepairAction.ASK_REBOOT)
 
 
 class AttemptOutcome(StrEnum):

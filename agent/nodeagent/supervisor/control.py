@@ -13,10 +13,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from nodeagent.errors import DeniedError, HostError
 
@@ -28,10 +30,14 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Answers:
-    """What the socket can say and ask for: documents by path for GET, requests by path for POST."""
+    """What the socket can say and ask for: documents by path for GET, requests by path for POST.
+
+    `orders` are requests that need to know what they are about (`?id=...`) and who asks (user id).
+    """
 
     documents: Mapping[str, Callable[[], Document]]
     requests: Mapping[str, Callable[[], Document]]
+    orders: Mapping[str, Callable[[str, int], Document]] = field(default_factory=dict)
 
 
 class ControlServer:
@@ -103,10 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.close_connection = True  # a body, which nobody asked for, would be taken for the next request
-        if _peer_uid(self.connection) not in (0, os.geteuid()):
+        uid, answers = _peer_uid(self.connection), self.server.answers
+        if uid not in (0, os.geteuid()):
             self._send(HTTPStatus.FORBIDDEN, {"error": "only root and the agent's own user may ask for changes"})
-        else:
-            self._answer(self.server.answers.requests)
+            return
+        about = parse_qs(urlsplit(self.path).query).get("id", [""])[0]
+        orders = {path: partial(order, about, uid) for path, order in answers.orders.items()}
+        self._answer({**answers.requests, **orders})
 
     def _answer(self, table: Mapping[str, Callable[[], Document]]) -> None:
         path = self.path.split("?")[0].rstrip("/")

@@ -81,7 +81,8 @@ class Supervisor:
     """The running agent. `status` is replaced as a whole after each pass and may be read from any thread.
 
     `hardware` is held while steps are taken, so that nobody else touches what is being made quiet. `read` reads the
-    node file again. `on_status` is told every status, `on_spec` every node file that is taken over.
+    node file again. `on_status` is told every status, `on_spec` every node file that is taken over. `repair` acts on
+    findings before each pass.
     """
 
     observer: Observer
@@ -95,6 +96,7 @@ class Supervisor:
     read: Callable[[str], NodeSpec] = read_spec
     on_status: Callable[[Status], None] = lambda _status: None
     on_spec: Callable[[NodeSpec], None] = lambda _spec: None
+    repair: Callable[[Context], None] = lambda _context: None
 
     def __post_init__(self) -> None:
         self._started_with = self.spec
@@ -193,7 +195,9 @@ class Supervisor:
         goal = goal_of(self.spec)
         goal = replace(goal, terms=replace(goal.terms, postponed=self._backoff.postponed(now)))
         report = Followed(self.report, self._tell_step)
-        return converge(goal, Context(self.observer, self.journal, report, self.stop_asked))
+        context = Context(self.observer, self.journal, report, self.stop_asked)
+        self.repair(context)
+        return converge(goal, context)
 
     def _tell_step(self, step: Step) -> None:
         self.status = replace(self.status, step=str(step))

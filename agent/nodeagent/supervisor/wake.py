@@ -21,6 +21,7 @@ class Wake(StrEnum):
     UDEV = "udev"
     LINK = "link changed"  # rtnetlink
     MIG = "mig layout changed"  # NVML's event
+    REPAIR = "repair"
     ASKED = "asked"  # control socket
     STOP = "stop"
 

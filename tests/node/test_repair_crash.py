@@ -1,0 +1,92 @@
+"""The agent dies at every instant of a repair: nothing is lost, nothing is done twice, and what is owed comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mortal import in_child, mortal
+from nodeagent.host.lock import node_lock
+from nodeagent.host.paths import REMEDIATION
+from nodeagent.plan.convergence import converge, goal_of
+from nodeagent.plan.executor import Context
+from nodeagent.plan.journal import Journal
+from nodeagent.plan.observing import Observer
+from nodeagent.simulation.node import open_node
+from nodeagent.spec.reader import read_spec
+from nodeagent.state.health import NODE, Finding, Health, Recovery, Subject, SubjectKind, Verdict
+from nodeagent.supervisor.repair import Repairs
+from sim_node import PERSISTENCED, SimNode, Told, loaded, sim_node
+
+PROFILE = "gpu-server-4x-a100"
+NEVER = 1_000_000
+MODULES = "modules: {nvidia: {drm: true}, gdrcopy: true}\n"
+REPAIR = """\
+remediation:
+  mode: "on"
+  rules:
+    - {recoveries: [reset-gpu], actions: [reset-gpu], approval: false}
+    - {recoveries: [reload-driver], actions: [reload-modules], approval: false}
+    - {recoveries: [rebind-nic], actions: [rebind-nic], approval: false}
+  limits: {settle_seconds: 0, systemic_ratio: 1}
+"""
+
+
+def finding_of(node: SimNode, recovery: Recovery) -> Finding:
+    gpu = node.node.machine.gpus[0]
+    nic = next(one for one in node.kernel.interfaces.values() if one.pci_address)
+    subjects = {
+        Recovery.RESET_GPU: Subject(SubjectKind.GPU, gpu.uuid, gpu.pci_address),
+        Recovery.RELOAD_DRIVER: NODE,
+        Recovery.REBIND_NIC: Subject(SubjectKind.PORT, "mlx5_0/1", nic.pci_address),
+    }
+    return Finding(subjects[recovery], "some-check", Verdict.FAILED, recovery=recovery)
+
+
+def run_once(directory: str, file: str, finding: Finding, instant: int) -> int:
+    """A pass of the agent, with a fuse; 0 when the node is then as the file says."""
+    host = mortal(open_node(PROFILE, directory).host("in-process"), instant)
+    with node_lock(directory):
+        spec = read_spec(file)
+        context = Context(Observer(host), Journal(host.files), Told())
+        repairs = Repairs(host, lambda: spec, lambda _entry: None)
+        repairs.consider(Health((finding,), time.time()))
+        repairs.act(context.observer, context)
+        outcome = converge(goal_of(spec), context)
+    return 0 if outcome.plan.converged and not outcome.failures else 1
+
+
+@pytest.mark.parametrize("recovery", [Recovery.RESET_GPU, Recovery.RELOAD_DRIVER, Recovery.REBIND_NIC])
+def test_killed_before_and_after_every_change_of_a_repair(tmp_path: Path, recovery: Recovery) -> None:
+    with sim_node(tmp_path, PROFILE, "in-process") as node:
+        layout = "mig: [{gpus: [0], mode: enabled, devices: {3g.20gb: 1, 1g.5gb: 2}}]\n"
+        assert node.converge(MODULES + layout).plan.converged
+        node.host.services.start(PERSISTENCED)
+        kept = layout if recovery is Recovery.RELOAD_DRIVER else ""  # else no file names the instances any more
+        file = node.write(MODULES + kept + REPAIR)
+        node.host.nvml.release()
+        finding, uuid = finding_of(node, recovery), node.uuid(0)
+        before = (loaded(node.kernel), node.instances(), node.kernel.interfaces, node.kernel.services.keys())
+        died = 0
+        for instant in range(1, NEVER):
+            resets = node.node.machine.resets(uuid)
+            Path(node.node.directory + REMEDIATION).unlink(missing_ok=True)
+            code = in_child(partial(run_once, node.node.directory, file, finding, instant))
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL, instant
+            died += 1
+            assert in_child(partial(run_once, node.node.directory, file, finding, NEVER)) == 0, instant
+            assert node.node.machine.resets(uuid) - resets <= 1, instant
+            after = (loaded(node.kernel), node.instances(), node.kernel.interfaces, node.kernel.services.keys())
+            assert after == before, instant
+            assert not node.journal.exists(), instant
+        assert died > 8
+        if recovery is Recovery.RESET_GPU:
+            assert node.node.machine.resets(uuid) >= died // 2
+        assert os.path.exists(node.node.directory + REMEDIATION)
