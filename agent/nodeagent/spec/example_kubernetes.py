@@ -26,8 +26,8 @@ KUBERNETES: Mapping[str, Any] = MappingProxyType(
         },
         "network": {
             "offer": "auto",
-            "rdma_config_file": "/srv/node/rdma-shared.json",
-            "sriov_config_file": "/srv/node/sriov-plugin.json",
+            "rdma_config_file": "/opt/node/rdma-shared.json",
+            "sriov_config_file": "/opt/node/sriov-plugin.json",
             "sriov_prefix": "nvidia.com",
             "cdi": False,
         },
