@@ -197,3 +197,31 @@ def test_every_step_survives_the_journal(node: SimNode) -> None:
     assert len(steps) > 20
     entries = [Entry(Phase.ACT, one) for step in steps for one in (step, step.undo()) if one is not None]
     assert list(decode(encode(entries, ""))) == entries
+
+
+def test_what_could_not_be_read_is_told_with_its_reason_and_the_rest_is_done(node: SimNode) -> None:
+    """One group of settings fails in every look: the other groups, and everything else, go on."""
+    node.node.kernel.fail("read settings", "rings", errno.EIO, 100)
+    wish = f"links: [{{match: {NICS[0]}, up: true, rings: {{rx: 2048}}, channels: {{combined: 8}}}}]\n"
+    outcome = node.converge(BASE + wish)
+    text = text_of(outcome.plan)
+    assert "its rings are not known: read settings of the interfaces: input/output error" in text
+    assert "does not offer" not in text
+    assert (_interface(node).up, _interface(node).settings) == (True, {"channels.combined": 8})
+    node.node.kernel.clear_faults()
+    assert node.converge(BASE + wish).plan.converged
+    assert _interface(node).settings["rings.rx"] == 2048
+
+
+def test_addresses_that_could_not_be_read_are_not_written_and_the_rest_is_done(node: SimNode) -> None:
+    node.node.kernel.fail("read addressing", "all", errno.ENOBUFS, 100)
+    wish = f'links: [{{match: {NICS[0]}, up: true, mtu: 9000, addresses: ["10.1.0.1/24"], rules: []}}]\n'
+    outcome = node.converge(BASE + wish)
+    assert "its addresses, routes and rules are not known: read addresses, routes and rules: no buffer" in text_of(
+        outcome.plan
+    )
+    found = _interface(node)
+    assert (found.mtu, found.up, found.addresses) == (9000, True, ())
+    node.node.kernel.clear_faults()
+    assert node.converge(BASE + wish).plan.converged
+    assert _interface(node).addresses == ("10.1.0.1/24",)

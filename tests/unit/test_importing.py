@@ -21,7 +21,7 @@ from nodeagent.spec.reader import parse_spec
 from nodeagent.spec.render import render
 
 DATA = Path(__file__).parents[1] / "data" / "import"
-FILES = ["config.json", "configmap.yaml", "policy.yaml", "switches.conf", "template.yaml"]
+FILES = ["config.json", "configmap.yaml", "policy.yaml", "several.yaml", "switches.conf", "template.yaml"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -60,6 +60,24 @@ def test_marking_is_kept_where_it_leads_to_flow_control() -> None:
     by_tag = template(roceOptimized={"enabled": True, "qos": {"trust": "pfc", "pfc": "0,0,0,0,1,0,0,0"}})
     assert by_tag.document["links"][0]["qos"] == {"trust": "pcp", "pfc": [4], "dcbx": "host"}
     assert template(roceOptimized={"enabled": False}).document == {"version": 1, "modules": {"rdma": {}}}
+
+
+def test_queues_are_taken_over_where_they_are_switched_on_and_pause_only_without_flow_control() -> None:
+    queues = {"rxRingSize": 8192, "combinedChannels": 16, "lro": True}
+    found = template(runtimePerformanceOptimized={"enabled": True, **queues})
+    wanted = {"rings": {"rx": 8192}, "channels": {"combined": 16}, "features": {"lro": True}}
+    assert found.document["links"] == [{"match": "id:15b3:101b", **wanted}]
+    assert "links" not in template(runtimePerformanceOptimized={"enabled": False, **queues}).document
+    for is_on, priorities, pause in (
+        (True, "0,0,0,0,0,0,0,0", {"rx": True, "tx": True}),
+        (False, "0,0,0,1,0,0,0,0", {"rx": False, "tx": False}),
+        (True, "0,0,0,1,0,0,0,0", None),
+    ):
+        qos = {"trust": "pfc", "pfc": priorities, "pauseFrames": {"enabled": is_on}}
+        imported = template(roceOptimized={"enabled": True, "qos": qos})
+        assert imported.document["links"][0].get("pause") == pause
+        told = [one.path.rpartition(".")[2] for one in imported.remarks]
+        assert told == ([] if pause else ["pauseFrames"])
 
 
 BAD = sorted(path.name for path in (DATA / "bad").glob("*.in"))

@@ -75,6 +75,15 @@ def compose(text: str, file: str) -> Node | None:
         raise SpecError((_syntax_problem(_explained(text, error), text, file),)) from error
 
 
+def compose_all(text: str, file: str) -> tuple[Node, ...]:
+    """Every document in `text` that holds a value, as `kubectl` takes them."""
+    _refuse_control_characters(text, file)
+    try:
+        return tuple(_Composer(yaml.parse(text, Loader=_LOADER), file).documents())
+    except yaml.MarkedYAMLError as error:
+        raise SpecError((_syntax_problem(_explained(text, error), text, file),)) from error
+
+
 def _refuse_control_characters(text: str, file: str) -> None:
     found = _CONTROL.search(text)
     if found:
@@ -141,6 +150,15 @@ class _Composer:
         if not isinstance(after, yaml.StreamEndEvent):
             _refuse(self.file, _mark(after), "a second document begins here; expected one document in the file")
         return root
+
+    def documents(self) -> Iterator[Node]:
+        next(self.events)  # stream start
+        while not isinstance(next(self.events), yaml.StreamEndEvent):
+            self.anchors.clear()
+            root = self._node(next(self.events), 1)
+            next(self.events)  # document end
+            if not isinstance(root, Text) or root.text:
+                yield root
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         if depth > DEEPEST:

@@ -116,10 +116,46 @@ class Table:
 
 
 @dataclass
+class NodeFile:
+    """A node file that grows: entries of a list are one for each `match`."""
+
+    document: dict[str, Any] = field(default_factory=lambda: {"version": 1})
+    clashes: list[str] = field(default_factory=list)  # wishes that contradict each other, since last told
+    _entries: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def entry(self, section: str, match: str, **values: Any) -> None:
+        """Add values to the entry of `links`, `sriov`, `devlink` with this match."""
+        self._merged((section, match), self.document.setdefault(section, []), match, values)
+
+    def roce(self, match: str, **values: Any) -> None:
+        """Add values to the entry of `roce.devices` with this match."""
+        devices = self.document.setdefault("roce", {}).setdefault("devices", [])
+        self._merged(("roce", match), devices, match, values)
+
+    def rdma(self, *drivers: str) -> None:
+        """The RDMA stack is loaded, with these NIC drivers besides those that are usual."""
+        rdma = self.document.setdefault("modules", {}).setdefault("rdma", {})
+        if drivers:
+            rdma["drivers"] = list(dict.fromkeys([*rdma.get("drivers", ()), *drivers]))
+
+    def _merged(self, key: tuple[str, str], entries: list[Any], match: str, values: Mapping[str, Any]) -> None:
+        if key not in self._entries:
+            self._entries[key] = {"match": match}
+            entries.append(self._entries[key])
+        entry = self._entries[key]
+        for name, value in values.items():
+            if value is None:
+                continue
+            if entry.setdefault(name, value) != value:
+                self.clashes.append(f"{name} {entry[name]} of {match}, this one {value}")
+
+
+@dataclass
 class ForeignReader:
     """Collects the mistakes and remarks of one file."""
 
     file: str
+    node_file: NodeFile = field(default_factory=NodeFile)
     problems: list[SpecProblem] = field(default_factory=list)
     remarks: list[SpecProblem] = field(default_factory=list)
 
@@ -154,41 +190,18 @@ class ForeignReader:
     def remark(self, mark: Mark, path: str, text: str) -> None:
         self.remarks.append(SpecProblem(self.file, mark.line, mark.column, path, text))
 
+    def clashed(self, mark: Mark) -> None:
+        """Say where what stands at this mark contradicts what came before it."""
+        for text in self.node_file.clashes:
+            self.wrong(mark, "", f"another object of the file wants {text}; import them one by one, or make them agree")
+        self.node_file.clashes.clear()
+
     def finished(self, document: Mapping[str, Any]) -> Imported:
         """The result. SpecError with every mistake there was."""
         if self.problems:
             raise SpecError(tuple(sorted(self.problems, key=lambda one: (one.line, one.column, one.problem))))
         order = sorted(self.remarks, key=lambda one: (one.line, one.column, one.path))
         return Imported(document, tuple(order))
-
-
-@dataclass
-class NodeFile:
-    """A node file that grows: entries of a list are one for each `match`."""
-
-    document: dict[str, Any] = field(default_factory=lambda: {"version": 1})
-    _entries: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-
-    def entry(self, section: str, match: str, **values: Any) -> None:
-        """Add values to the entry of `links`, `sriov`, `devlink` with this match."""
-        self._merged((section, match), self.document.setdefault(section, []), match, values)
-
-    def roce(self, match: str, **values: Any) -> None:
-        """Add values to the entry of `roce.devices` with this match."""
-        devices = self.document.setdefault("roce", {}).setdefault("devices", [])
-        self._merged(("roce", match), devices, match, values)
-
-    def rdma(self, *drivers: str) -> None:
-        """The RDMA stack is loaded, with these NIC drivers besides those that are usual."""
-        rdma = self.document.setdefault("modules", {}).setdefault("rdma", {})
-        if drivers:
-            rdma["drivers"] = list(dict.fromkeys([*rdma.get("drivers", ()), *drivers]))
-
-    def _merged(self, key: tuple[str, str], entries: list[Any], match: str, values: Mapping[str, Any]) -> None:
-        if key not in self._entries:
-            self._entries[key] = {"match": match}
-            entries.append(self._entries[key])
-        self._entries[key].update({name: value for name, value in values.items() if value is not None})
 
 
 def pci_id(table: Table, name: str, text: str) -> str:

@@ -29,7 +29,7 @@ _DRIVERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 def shared_device_plugin(reader: ForeignReader, root: Node) -> Mapping[str, Any]:
     """config.json: the NICs it hands out are up, their stack is loaded, and RDMA devices are shared as it needs."""
-    file = NodeFile()
+    file = reader.node_file
     top = reader.table(root, "", _PLUGIN)
     top.number("periodicUpdateInterval", 0, 10**9 - 1)
     top.remark("periodicUpdateInterval", "not needed: the agent looks again when something changes")
@@ -85,7 +85,7 @@ _TEMPLATE = (
 
 def nic_configuration_template(reader: ForeignReader, root: Node) -> Mapping[str, Any]:
     """NicConfigurationTemplate: VFs, read request size, RoCE mode, trust, flow control and marking."""
-    file = NodeFile()
+    file = reader.node_file
     spec = reader.table(root, "", _HEAD).table("spec", ("nodeSelector", "nicSelector", "resetToDefault", "template"))
     spec.remark("nodeSelector", _CLUSTER)
     spec.remark("resetToDefault", _FIRMWARE)
@@ -96,11 +96,11 @@ def nic_configuration_template(reader: ForeignReader, root: Node) -> Mapping[str
     for match in matches if number is not None else ():
         file.entry("sriov", match, vfs=number)
     _pci(template, file)
+    _queues(template, file, matches)
     _roce(template.table("roceOptimized", ("enabled", "roceMode", "qos")), file, matches)
     for name, text in (
         ("linkType", _FIRMWARE),
         ("gpuDirectOptimized", "see pcie.acs_redirect for the way between GPU and NIC; ATS " + _FIRMWARE),
-        ("runtimePerformanceOptimized", "ring sizes, channels and offloads are not taken over; set them in links"),
         ("spectrumXOptimized", "has no counterpart"),
         ("networkBay", _FIRMWARE),
         ("rawNvConfig", _FIRMWARE),
@@ -150,6 +150,23 @@ def _pci(template: Table, file: NodeFile) -> None:
         file.document["pcie"] = {"max_read_request": size or 4096}
 
 
+def _queues(template: Table, file: NodeFile, matches: Iterable[str]) -> None:
+    """Rings, channels and large receive offload."""
+    names = ("enabled", "rxRingSize", "txRingSize", "combinedChannels", "lro")
+    table = template.table("runtimePerformanceOptimized", names)
+    rings = {"rx": table.number("rxRingSize", 1, 65535), "tx": table.number("txRingSize", 1, 65535)}
+    channels, lro = table.number("combinedChannels", 1, 65535), table.flag("lro")
+    sizes = {name: size for name, size in rings.items() if size is not None}
+    values = {
+        "rings": sizes or None,
+        "channels": None if channels is None else {"combined": channels},
+        "features": None if lro is None else {"lro": lro},
+    }
+    if table.flag("enabled") and any(values.values()):
+        for match in matches:
+            file.entry("links", match, **values)
+
+
 def _roce(roce: Table, file: NodeFile, matches: Iterable[str]) -> None:
     qos = roce.table("qos", ("trust", "pfc", "tos", "cableLen", "ecn", "pauseFrames"))
     mode = roce.number("roceMode", 1, 2)
@@ -159,15 +176,24 @@ def _roce(roce: Table, file: NodeFile, matches: Iterable[str]) -> None:
     priorities = _priorities(qos)
     tos = qos.number("tos", 0, 255)
     marking = _marking(qos, trust, priorities, tos)
+    pause = _pause(qos, priorities)
     for match in matches:
         tables = {"trust": "dscp", "dscp": {str(marking // 4): priorities[0]}} if trust == "dscp" and priorities else {}
         if trust == "pfc":
             tables = {"trust": "pcp"}
-        file.entry("links", match, up=True, qos={**tables, "pfc": priorities, "dcbx": "host"})
+        file.entry("links", match, up=True, qos={**tables, "pfc": priorities, "dcbx": "host"}, pause=pause)
         file.roce(match, mode=f"v{mode or 2}", tos=marking or None)
     qos.remark("cableLen", "not taken over: the driver's own value stays")
     qos.remark("ecn", "congestion control " + _FIRMWARE)
-    qos.remark("pauseFrames", "not taken over: flow control by priority and global pause exclude each other")
+
+
+def _pause(qos: Table, priorities: list[int]) -> dict[str, bool] | None:
+    """Global flow control; with flow control by priority it can only be off."""
+    is_on = qos.table("pauseFrames", ("enabled",)).flag("enabled")
+    if is_on and priorities:
+        qos.remark("pauseFrames", "not taken over: flow control by priority and global pause exclude each other")
+        return None
+    return None if is_on is None else {"rx": is_on, "tx": is_on}
 
 
 def _priorities(qos: Table) -> list[int]:
@@ -210,7 +236,7 @@ _POLICY = (
 
 def sriov_policy(reader: ForeignReader, root: Node) -> Mapping[str, Any]:
     """SriovNetworkNodePolicy: number, driver and switch mode of VFs, MTU of the physical function."""
-    file = NodeFile()
+    file = reader.node_file
     spec = reader.table(root, "", _HEAD).table("spec", _POLICY)
     selector = spec.table("nicSelector", ("vendor", "deviceID", "rootDevices", "pfNames", "netFilter"))
     number, mtu = spec.number("numVfs", 0, 4095), spec.number("mtu", 68, 65536)

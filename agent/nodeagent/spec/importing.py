@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nodeagent.errors import SpecError, SpecProblem
-from nodeagent.spec.document import Mark, Node, Pairs, Text, compose
+from nodeagent.spec.document import Items, Mark, Node, Pairs, Text, compose, compose_all
 from nodeagent.spec.foreign import FALSE, TRUE, ForeignReader, Imported, Importer, NodeFile
 from nodeagent.spec.import_kubernetes import nic_configuration_template, shared_device_plugin, sriov_policy
 from nodeagent.spec.plugin_config import is_plugin_config, plugin_config
@@ -70,18 +70,46 @@ def import_text(text: str, file: str) -> Imported:
     if _is_switches(text):
         imported = reader.finished(_from_switches(reader, text))
     else:
-        root = compose(text, file)
-        if root is None:
+        roots = compose_all(text, file)
+        if not roots:
             raise SpecError((SpecProblem(file, 1, 1, "", f"the file holds nothing; expected {KNOWN}"),))
-        imported = reader.finished(_importer(reader, root)(reader, root))
+        imported = reader.finished(_objects(reader, roots))
     parse_spec(render(imported.document), f"what {file} comes to")  # what comes out is what the agent reads
     return imported
 
 
+def _objects(reader: ForeignReader, roots: tuple[Node, ...]) -> Mapping[str, Any]:
+    """All documents and the items of lists in one node file. Among several, those of other kinds are left out."""
+    found = [one for root in roots for one in _unlisted(root)]
+    several = any(_name_of(one) in (*KINDS, "ConfigMap") for one in found) and len(found) > 1
+    for one in found:
+        name = _name_of(one)
+        if several and name and name not in (*KINDS, "ConfigMap"):
+            reader.remark(one.mark, "kind", f"{name} is left out")
+            continue
+        _importer(reader, one)(reader, one)
+        reader.clashed(one.mark)
+    return reader.node_file.document
+
+
+def _unlisted(root: Node) -> tuple[Node, ...]:
+    """What `kubectl get -o yaml` puts into a list."""
+    items = _keys(root).get("items")
+    return items.items if _name_of(root).endswith("List") and isinstance(items, Items) else (root,)
+
+
+def _keys(root: Node) -> Mapping[str, Node]:
+    return {name.text: value for name, value in root.pairs} if isinstance(root, Pairs) else {}
+
+
+def _name_of(root: Node) -> str:
+    kind = _keys(root).get("kind")
+    return kind.text if isinstance(kind, Text) else ""
+
+
 def _importer(reader: ForeignReader, root: Node) -> Importer:
-    keys = {name.text: value for name, value in root.pairs} if isinstance(root, Pairs) else {}
-    kind = keys.get("kind")
-    name = kind.text if isinstance(kind, Text) else ""
+    keys = _keys(root)
+    kind, name = keys.get("kind"), _name_of(root)
     if name in KINDS:
         return KINDS[name]
     if name == "ConfigMap":
