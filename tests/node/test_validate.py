@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent_process import FILE, PATIENCE_SECONDS, agent_on
 from cli_driver import Cli
 from nodeagent.host.paths import VALIDATION_RESULTS, VALIDATIONS
 
@@ -165,3 +167,17 @@ def test_results_stay_for_the_agent(cli: Cli) -> None:
     findings(cli, "ofed")
     kept = json.loads(Path(f"{cli.root}{VALIDATION_RESULTS}").read_text())
     assert [one["proof"] for one in kept["findings"]] == ["driver"] * 4 + ["ofed"]
+
+
+def test_the_agent_proves_in_the_background_and_tells_prometheus(tmp_path: Path) -> None:
+    text = FILE + "validation: {interval_seconds: 1}\nmetrics: {operator_names: true}\n"
+    with agent_on(tmp_path, text) as agent:
+        agent.wait_converged()
+        until = time.monotonic() + 2 * PATIENCE_SECONDS
+        while "gpu_operator_node_cuda_ready" not in (page := agent.fetch("/metrics")) and time.monotonic() < until:
+            time.sleep(0.5)
+        assert 'nodeagent_validation_findings{proof="cuda",outcome="passed"} 5' in page
+        assert 'nodeagent_validation_passed{proof="driver",subject="GPU-' in page
+        assert page.count('nodeagent_validation_passed{proof="p2p"') == 3
+        assert (tmp_path / "n" / VALIDATIONS.removeprefix("/") / "cuda-ready").exists()
+        assert agent.stop() == 0

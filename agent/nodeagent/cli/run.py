@@ -45,6 +45,7 @@ from nodeagent.supervisor.repair import Repairs
 from nodeagent.supervisor.repair_orders import repair_document, repair_orders
 from nodeagent.supervisor.sampler import Sampler
 from nodeagent.supervisor.status import Identity, Status, status_document
+from nodeagent.supervisor.validation_watch import ValidationWatch, Withdrawing
 from nodeagent.supervisor.wake import Wake, Waker
 
 _TEXT = "keep the node as the file says, and serve metrics and status until stopped"
@@ -129,6 +130,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     repairs = _repairs(supervisor, watch)
     watch.log.on_line = lambda: sampler.refresh(supervisor.status)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
+    proofs = _proofs(supervisor, sampler)
     sampler.push = push = OtlpPush(spec.metrics.otlp_endpoint)
     sampler.pods = pods = PodWatch(target.path_of(choices.pod_socket()), spec.loop.sample_seconds)
     if not target.simulated:
@@ -138,6 +140,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         sampler.refresh(status)
         narrator(status)
         desk.ask()
+        proofs.ask()
 
     supervisor.on_status = tell
 
@@ -145,6 +148,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
         choices.take_over(spec.metrics)
         watch.take_over(spec.health)
         desk.take_over(spec)
+        proofs.take_over(spec)
         sampler.pace(spec.loop.sample_seconds)
         push.endpoint = spec.metrics.otlp_endpoint
         pods.socket, pods.seconds = target.path_of(choices.pod_socket()), spec.loop.sample_seconds
@@ -153,20 +157,31 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     if spec.labels is not None and spec.labels.api:
         _attach_labels(stack, supervisor)
     if spec.metrics.listen:
-        server = serve(spec.metrics.listen, lambda: sampler.snapshot, target.path_of(spec.metrics.web_config_file))
-        stack.callback(server.close)
-        supervisor.status = replace(
-            supervisor.status, identity=replace(supervisor.status.identity, metrics=server.address)
-        )
+        _serve_metrics(stack, supervisor, sampler, target)
     control = ControlServer(
         target.root.rstrip("/") + CONTROL_SOCKET, _answers(supervisor, sampler, (watch, repairs), desk)
     )
     stack.callback(control.close)
-    for each in (watch, pods, push, desk):
+    for each in (watch, pods, push, desk, proofs):
         each.start()
         stack.callback(each.stop)
     sampler.start()
     stack.callback(sampler.stop)
+
+
+def _proofs(supervisor: Supervisor, sampler: Sampler) -> ValidationWatch:
+    watch = ValidationWatch(supervisor.observer, supervisor.spec, lambda: supervisor.status, supervisor.hardware)
+    sampler.validation = watch.latest
+    supervisor.report = Withdrawing(supervisor.report, watch)
+    return watch
+
+
+def _serve_metrics(stack: ExitStack, supervisor: Supervisor, sampler: Sampler, target: Target) -> None:
+    """The port is taken before the first step, and its address is in the status."""
+    section = supervisor.spec.metrics
+    server = serve(section.listen, lambda: sampler.snapshot, target.path_of(section.web_config_file))
+    stack.callback(server.close)
+    supervisor.status = replace(supervisor.status, identity=replace(supervisor.status.identity, metrics=server.address))
 
 
 def _attach_labels(stack: ExitStack, supervisor: Supervisor) -> None:

@@ -17,6 +17,7 @@ from nodeagent.metrics.options import DcgmNames
 from nodeagent.metrics.qos_metrics import QOS_FAMILIES
 from nodeagent.metrics.rdma_metrics import RDMA_FAMILIES, port_counters
 from nodeagent.metrics.sources import convert
+from nodeagent.metrics.validation_metrics import VALIDATION_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,6 +53,7 @@ def families(view: View) -> Iterator[tuple[Family, Samples]]:
         *USER_FAMILIES,
         *NODE_FAMILIES,
         *HEALTH_FAMILIES,
+        *VALIDATION_FAMILIES,
         *RDMA_FAMILIES,
         *QOS_FAMILIES,
     ):

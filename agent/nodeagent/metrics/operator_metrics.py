@@ -1,7 +1,7 @@
 """Metrics under the names of the GPU operator's node-status-exporter, so that its alerts go on working.
 
 It checks for files that its other containers write; here the same names say what the agent sees of the machine itself.
-What this agent does not know of is left out: whether container toolkit and device plugin of others are ready.
+What the agent does not know is left out, as whether CUDA and container runtimes work before that was validated.
 Source: NVIDIA/gpu-operator cmd/nvidia-validator/metrics.go.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nodeagent.metrics.exposition import Family, Kind, labels
+from nodeagent.state.proofs import Outcome, Proof
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from nodeagent.metrics.view import View
 
 _NVIDIA = "10de"
+_PROOFS = {Proof.CUDA: "node_cuda_ready", Proof.TOOLKIT: "node_toolkit_ready", Proof.PLUGIN: "node_plugin_ready"}
 
 
 def operator_families(view: View) -> Iterator[tuple[Family, list[tuple[str, float]]]]:
@@ -39,6 +41,10 @@ def _values(view: View) -> Iterator[tuple[str, str, float | None]]:
         view.agent.telemetry_seconds,
     )
     yield "nvidia_pci_devices_total", "PCI functions of NVIDIA.", on_bus
+    for proof, name in _PROOFS.items():
+        outcomes = {one.outcome for one in view.validation.of(proof)} - {Outcome.ABSENT}
+        if outcomes:
+            yield name, f"Whether {proof.value} was proved to work.", outcomes == {Outcome.PASSED}
     if view.pods is not None and view.pods.allocatable_gpus is not None:
         yield (
             "node_device_plugin_devices_total",

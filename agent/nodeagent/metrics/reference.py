@@ -15,6 +15,7 @@ from nodeagent.metrics.node_metrics import AGENT_FAMILIES, NODE_FAMILIES
 from nodeagent.metrics.qos_metrics import QOS_FAMILIES
 from nodeagent.metrics.rdma_metrics import RDMA_FAMILIES
 from nodeagent.metrics.sources import Conversion
+from nodeagent.metrics.validation_metrics import VALIDATION_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +32,7 @@ def catalogue_tables() -> str:
         ("GPUs, in our own names", (*OWN_GPU_METRICS, *_families(GPU_FAMILIES), *_families(USER_FAMILIES))),
         ("Node", _families(NODE_FAMILIES)),
         ("Health", _families(HEALTH_FAMILIES)),
+        ("Validation", _families(VALIDATION_FAMILIES)),
         ("RDMA", _families(RDMA_FAMILIES)),
         ("Quality of service (DCB)", _families(QOS_FAMILIES)),
         ("Statistics of the NIC's driver (mlx5)", STATISTICS),

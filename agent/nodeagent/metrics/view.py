@@ -15,6 +15,7 @@ from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.tally import NO_TALLY, GpuTally
 from nodeagent.metrics.topology import Rail, rails
 from nodeagent.state.health import Health
+from nodeagent.state.proofs import Validation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,7 @@ class View:
     statistics: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
     pods: PodFacts | None = None
     health: Health = field(default_factory=Health)
+    validation: Validation = field(default_factory=Validation)
     gid_indexes: Mapping[tuple[str, int], int] = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property

@@ -23,6 +23,7 @@ from nodeagent.spec.schema import Metrics
 from nodeagent.state.gpu import GpuSample
 from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
+from nodeagent.state.proofs import Validation
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.health_facts import Reading
 from nodeagent.supervisor.network_sampling import NetworkSampler
@@ -64,6 +65,7 @@ class Sampler:
         self._passes_seen = 0
         self._trouble = ""
         self.examine: Callable[[Reading], Health] = lambda _reading: Health()
+        self.validation: Callable[[], Validation] = Validation
         self._sampled_at: float | None = None
         self._tally = Tally()
         self._costs: dict[str, float] = {}
@@ -126,6 +128,7 @@ class Sampler:
             pods=self.pods.facts if self.pods else None,
             gid_indexes=seen.gid_indexes,
             health=health,
+            validation=self.validation(),
         )
         with self._measured("render"):
             self.view, self.snapshot = view, snapshot(view, FRESH_CYCLES * self.seconds)

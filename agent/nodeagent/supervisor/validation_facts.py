@@ -137,7 +137,12 @@ def prove(host: Host, facts: Facts, choice: Round, *, simulated: bool) -> Valida
     found = make(host.cuda, wanted(facts, choice), choice.deadline_seconds)
     if Proof.RDMA in choice.proofs:
         found += tuple(rdma(host.files, facts.state, simulated=simulated))
-    return merged(Validation(), Validation(found, time.time()))
+    return concluded(found)
+
+
+def concluded(found: Sequence[Finding]) -> Validation:
+    """The findings of a round that has just ended, in the order of proofs."""
+    return merged(Validation(), Validation(tuple(found), time.time()))
 
 
 def merged(old: Validation, new: Validation) -> Validation:
