@@ -12,6 +12,7 @@ import yaml
 
 from metrics_view import full_view
 from nodeagent.metrics.catalogue import KNOWN_FAMILIES
+from nodeagent.metrics.health_metrics import HEALTH_FAMILIES
 from nodeagent.metrics.netdev_metrics import STATISTICS
 from nodeagent.metrics.options import Options
 from nodeagent.metrics.reference import MARK, catalogue_tables
@@ -29,7 +30,8 @@ def known() -> set[str]:
     """Families that the agent can show, with the counters that RDMA drivers commonly have."""
     shown = {block.family.name for block in blocks(full_view(Options(families=frozenset(KNOWN_FAMILIES))))}
     ports = {f"nodeagent_rdma_port_{name.removeprefix('port_')}_total" for name, _, _ in COUNTERS}
-    return shown | ports | {family.name for family in STATISTICS}
+    health = {family.name for family, _ in HEALTH_FAMILIES}
+    return shown | ports | health | {family.name for family in STATISTICS}
 
 
 def names_in(expression: str) -> set[str]:
