@@ -58,7 +58,8 @@ def numbers_and_switches_are_written_and_read_back(machine: Machine) -> None:
 def queues_go_up_to_their_limit_and_no_further(machine: Machine) -> None:
     first: Setting = _group(machine, Group.CHANNELS)[0]
     assert first.most is not None
-    assert first.value < first.most
+    machine.links.settings.write(machine.name, Group.CHANNELS, ((first.name, 1),))
+    assert _value(machine, Group.CHANNELS, first.name) == 1 < first.most
     machine.links.settings.write(machine.name, Group.CHANNELS, ((first.name, first.most),))
     assert _value(machine, Group.CHANNELS, first.name) == first.most
     with pytest.raises(UnsupportedError, match=f"^set channels of {machine.name}: "):

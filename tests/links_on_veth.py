@@ -30,7 +30,8 @@ def run(clause: str) -> None:
 
 
 def make_machine() -> Machine:
-    _ip(f"link add {NAME} type veth peer name {PEER}")
+    queues = "numtxqueues 4 numrxqueues 4"  # by itself the kernel makes as many as there are processors
+    _ip(f"link add {NAME} {queues} type veth peer name {PEER} {queues}")
     _ip(f"link set {PEER} up")
     files = LocalFiles()
     return Machine(

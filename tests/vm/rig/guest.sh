@@ -13,6 +13,7 @@ mount --bind "$MODULES" "/lib/modules/$RELEASE"
 # The host's own rules for modprobe are not part of the test.
 mount -t tmpfs tmpfs /etc/modprobe.d
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
+ip link set lo up
 [ "$MANAGER" = systemd ] || exec /bin/sh /vm/results/tests.sh
 
 # The host's systemd with nothing to do but the tests: none of the host's units, generators or settings.
