@@ -8,52 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpu_world import function, gpu, node
 from nodeagent.errors import HostError
 from nodeagent.resources.gpu_offers import gpu_offers, wanted_mps
 from nodeagent.resources.gpu_preference import Affinity, affinity_of, best_set
 from nodeagent.resources.gpu_units import Around
 from nodeagent.spec.reader import parse_spec
-from nodeagent.state.containers import CdiFile, Containers
-from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance, MigMode, Placement
+from nodeagent.state.gpu import MigMode
 from nodeagent.state.health import NODE, Finding, Health, Recovery, Subject, SubjectKind, Verdict
-from nodeagent.state.network import PciFunction, RdmaDevice, RdmaPort
+from nodeagent.state.network import RdmaDevice, RdmaPort
 from nodeagent.state.node import NodeState, Unknown
 from nodeagent.state.offers import OfferedDevice
-from nodeagent.state.processes import DeviceNode
 from nodeagent.state.topology import NvLinks
 
-UVM = DeviceNode("/dev/nvidia-uvm", 500, 0, 0o666)
 SHARES = "sharing: {strategy: time-slicing, replicas: {gpu: 3, mig-1g.5gb: 2}"
-
-
-def gpu(index: int, *profiles: str, mig: bool = False) -> Gpu:
-    """`1g.5gb` is a GPU instance with one compute instance that fills it, `1c.3g.20gb` one with a part."""
-    instances = tuple(
-        GpuInstance(
-            one.removeprefix("1c."), 0, Placement(n, 1), n + 1, (ComputeInstance(one, 0, f"MIG-{index}-{n}", index=n),)
-        )
-        for n, one in enumerate(profiles)
-    )
-    mode = MigMode.ENABLED if mig or profiles else MigMode.DISABLED
-    return Gpu(f"GPU-{index}", index, index, f"0000:0{index}:00.0", "A100", 40 << 30, mode, mode, instances=instances)
-
-
-def function(address: str, *path: str, numa: int = 0, code: str = "030200", vendor: str = "10de") -> PciFunction:
-    return PciFunction(address, vendor, "2000", code, numa_node=numa, path=(*path, address))
-
-
-def node(*gpus: Gpu, cdi: tuple[str, ...] = (), **more) -> NodeState:
-    pci = {one.pci_address: function(one.pci_address, f"root{one.index // 2}", numa=one.index // 2) for one in gpus}
-    files = (CdiFile("/etc/cdi/x.json", "", "nvidia.com/gpu", cdi),) if cdi else ()
-    nodes = {UVM.path: UVM}
-    pci |= more.pop("pci", {})
-    return NodeState(
-        gpus={one.uuid: one for one in gpus},
-        pci=pci,
-        device_nodes=nodes,
-        containers=Containers(cdi_files=files),
-        **more,
-    )
 
 
 def offers(text: str, state: NodeState, around: Around | None = None, before=()):
@@ -174,7 +142,7 @@ def test_several_shares_of_one_gpu_are_one_device_or_refused():
     assert answer.envs["CUDA_MPS_PIPE_DIRECTORY"] == "/run/nvidia/mps/nvidia.com/gpu/pipe"
     assert {m.container_path: m.host_path for m in answer.mounts} == {
         "/run/nvidia/mps/nvidia.com/gpu/pipe": "/run/nvidia/mps/nvidia.com/gpu/pipe",
-        "/dev/shm": "/run/nvidia/mps/shm",
+        "/dev/shm": "/dev/shm",
     }
 
 
@@ -190,7 +158,8 @@ def test_mps_needs_its_daemon_a_whole_gpu_and_few_clients():
     text = "17 shares are wanted, and an MPS control daemon takes 16 clients on this GPU"
     assert of(mps.replace("4", "17"), node(old), up).offers[0].devices[0].reason == text
     spec = parse_spec(f"version: 1\nkubernetes: {{gpus: {{{mps}}}}}", "f")
-    assert list(wanted_mps(spec, node(gpu(0)), of(mps, node(gpu(0))).units)) == ["nvidia.com/gpu"]
+    need = wanted_mps(spec, node(gpu(0)), of(mps, node(gpu(0))).units)["nvidia.com/gpu"]
+    assert (need.directory, need.gpus, need.shares) == ("/run/nvidia/mps/nvidia.com/gpu", (("GPU-0", 40 << 10),), 4)
 
 
 def test_a_device_that_no_cdi_specification_names_is_not_healthy():

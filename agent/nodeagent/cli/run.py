@@ -38,6 +38,7 @@ from nodeagent.supervisor.control import Answers, ControlServer
 from nodeagent.supervisor.health_facts import Reading
 from nodeagent.supervisor.health_watch import HealthWatch
 from nodeagent.supervisor.loop import Supervisor
+from nodeagent.supervisor.mps_keeper import MpsKeeper
 from nodeagent.supervisor.offer_desk import OfferDesk
 from nodeagent.supervisor.otlp_push import OtlpPush
 from nodeagent.supervisor.pod_watch import PodWatch
@@ -203,6 +204,17 @@ def _attach_labels(stack: ExitStack, supervisor: Supervisor) -> None:
 
 
 def _desk(supervisor: Supervisor, watch: HealthWatch, target: Target) -> OfferDesk:
+    """With the keeper of MPS daemons. A simulated node has none to start, and its shares are offered at once."""
+    desk = _bare_desk(supervisor, watch, target)
+    if target.simulated:
+        desk.mps = lambda: frozenset(uuid for wish in desk.wanted_mps().values() for uuid, _ in wish.gpus)
+    else:
+        desk.keeper = keeper = MpsKeeper(desk.wanted_mps, desk.ask)
+        desk.mps = lambda: keeper.ready
+    return desk
+
+
+def _bare_desk(supervisor: Supervisor, watch: HealthWatch, target: Target) -> OfferDesk:
     return OfferDesk(
         supervisor.observer.host,
         supervisor.spec,

@@ -129,7 +129,7 @@ def _mps_mounts(handing: Handing) -> tuple[Mount, ...]:
     pipe = pipe_directory(handing.mps_directory, handing.resource)
     return (
         Mount(pipe, pipe, read_only=False),
-        Mount(DEV_SHM, f"{handing.mps_directory}/shm", read_only=False),
+        Mount(DEV_SHM, DEV_SHM, read_only=False),  # a daemon of the host has its shared memory there
     )
 
 
@@ -227,11 +227,22 @@ def _devices(units: Iterable[Unit], shares: int) -> list[OfferedDevice]:
     ]
 
 
-def wanted_mps(spec: NodeSpec, state: NodeState, units: Iterable[Unit]) -> Mapping[str, tuple[Unit, ...]]:
-    """The units for each MPS control daemon, by resource; none without sharing by MPS."""
+@dataclass(frozen=True)
+class MpsNeed:
+    """The MPS control daemon of a resource: its directory, its GPUs as (UUID, memory in MiB), shares of each."""
+
+    directory: str
+    gpus: tuple[tuple[str, int], ...]
+    shares: int
+
+
+def wanted_mps(spec: NodeSpec, state: NodeState, units: Iterable[Unit]) -> Mapping[str, MpsNeed]:
+    """What sharing by MPS needs, by resource."""
     section = spec.kubernetes.gpus if spec.kubernetes else PluginGpus()
-    if section.offer is Component.OFF or section.sharing.strategy is not SharingStrategy.MPS:
-        return {}
-    whole = tuple(unit for unit in units if not unit.is_mig and unit.uuid in state.gpus)
     shares = section.sharing.replicas.get("gpu", 1)
-    return {name_of(section, "gpu", shares): whole} if shares > 1 and whole else {}
+    whole = tuple(unit.uuid for unit in units if not unit.is_mig and unit.uuid in state.gpus)
+    if section.sharing.strategy is not SharingStrategy.MPS or shares == 1 or not whole:
+        return {}
+    resource = name_of(section, "gpu", shares)
+    gpus = tuple((name, state.gpus[name].memory_total_bytes >> 20) for name in whole)
+    return {resource: MpsNeed(f"{section.mps_directory or MPS_DIRECTORY}/{resource}", gpus, shares)}

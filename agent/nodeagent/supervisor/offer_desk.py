@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.errors import HostError, SpecError
+from nodeagent.host.mps import MpsWish
 from nodeagent.host.paths import KUBELET_PLUGINS
 from nodeagent.host.ports import Host
 from nodeagent.host.unix_socket import answers
-from nodeagent.resources.gpu_offers import GpuOffers, gpu_offers
+from nodeagent.resources.gpu_offers import GpuOffers, gpu_offers, wanted_mps
 from nodeagent.resources.gpu_units import Around
 from nodeagent.spec.containers import Component
 from nodeagent.spec.foreign import Imported
@@ -26,6 +27,7 @@ from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
 from nodeagent.state.topology import NvLinks
+from nodeagent.supervisor.mps_keeper import MpsKeeper
 from nodeagent.supervisor.network_desk import NetworkDesk
 from nodeagent.supervisor.pairing import near_ports
 
@@ -54,6 +56,7 @@ class OfferDesk:
     path_of: Callable[[str], str] = str
     held: Callable[[], Mapping[str, str]] = dict
     mps: Callable[[], frozenset[str]] = frozenset
+    keeper: MpsKeeper | None = None
     found: GpuOffers = field(default_factory=GpuOffers)
     _plugins: DevicePlugins | None = None
     _complaint: str = ""
@@ -73,8 +76,12 @@ class OfferDesk:
 
     def start(self) -> None:
         self._thread.start()
+        if self.keeper is not None:
+            self.keeper.start()
 
     def stop(self) -> None:
+        if self.keeper is not None:
+            self.keeper.stop()
         self._stopping = True
         self._wake.set()
         self._thread.join(PATIENCE_SECONDS)
@@ -212,6 +219,14 @@ class OfferDesk:
             if remark not in self._said:
                 log.info("device plugins: %s", remark)
         self._said = remarks
+
+    def wanted_mps(self) -> Mapping[str, MpsWish]:
+        """The MPS control daemons that the offers need, by resource."""
+        spec, state, units = self._effective, self.state(), self.found.units
+        if spec is None or state is None:
+            return {}
+        needs = wanted_mps(spec, state, units)
+        return {name: MpsWish(self.path_of(one.directory), one.gpus, one.shares) for name, one in needs.items()}
 
     def document(self) -> dict[str, Any]:
         """For the control socket."""
