@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_process import PROFILE, Agent, agent_on
+from agent_process import PROFILE, Agent, agent_on, run_command
 from kubelet_devices import AdmissionError, DeviceManager, until
 from nodeagent.host.control_client import ask
 from nodeagent.simulation.faults import heal, make_fault
@@ -99,10 +99,15 @@ def test_a_sick_gpu_is_unhealthy_until_it_is_well_and_a_kubelets_restart_is_surv
     rows = {row["resource"]: row for row in ask(str(place.agent.root), "GET", "/v1/offers")["resources"]}
     assert [one["id"] for one in rows[GPU]["unhealthy"]] == [place.uuid(2)]
     assert rows[GPU]["unhealthy"][0]["reason"].startswith("row-remap: ")
+    done = run_command("offers", *place.agent.target)
+    assert done.returncode == 4
+    assert re.search(rf"^{GPU} +3 +2 +yes$", done.stdout, re.MULTILINE)
+    assert f"{place.uuid(2)}: row-remap: " in done.stdout
     kubelet.restart()
     until(lambda: len(kubelet.healthy(GPU)) == 2 and len(kubelet.listed(GPU)) == 3, place.told)
     heal(place.node)
     until(lambda: len(kubelet.healthy(GPU)) == 3, place.told)
+    until(lambda: run_command("offers", *place.agent.target).returncode == 0, place.told)
 
 
 def test_nothing_is_offered_beside_nvidias_plugin_nor_without_the_section(place: Place) -> None:

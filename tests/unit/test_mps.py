@@ -77,6 +77,16 @@ def test_it_is_started_with_its_limits_and_stopped_without_traces(programs: str,
     assert modes == [f"-i {uuid} -c {mode}" for mode in ("EXCLUSIVE_PROCESS", "DEFAULT") for uuid in ("GPU-a", "GPU-b")]
 
 
+def test_a_launcher_starts_it_outside_of_our_unit(programs: str, wish: MpsWish) -> None:
+    launcher = Path(programs, "launch")
+    launcher.write_text(f'#!/bin/sh\necho "$@" > {programs}/launched\nshift\nexec "$@"\n')
+    launcher.chmod(0o755)
+    daemon = MpsDaemon(wish, programs, ("launch", "--scope"))
+    daemon.start()
+    assert daemon.is_alive()
+    assert Path(programs, "launched").read_text() == "--scope nvidia-cuda-mps-control -d\n"
+
+
 def test_limits_that_are_refused_leave_no_daemon_and_a_missing_program_is_named(
     programs: str, wish: MpsWish, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "topology": ("topology", "show how GPUs and NICs are wired, and what makes the way between them slow"),
     "roce": ("roce", "GIDs, RoCE mode, counters and NCCL settings of the RDMA NICs"),
     "cdi": ("cdi", "print, list and check the CDI specifications that give devices to containers"),
+    "offers": ("offers", "what pods can get from the node, what is unhealthy and why"),
     "health": ("health", "which GPU, port or part of the node is ill, since when, and what to do"),
     "report": ("report", "a support bundle without secrets"),
     "events": ("events", "what happened on the node: Xids, verdicts, reboots"),

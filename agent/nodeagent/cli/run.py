@@ -20,6 +20,7 @@ from nodeagent.cli.target import Target, add_file_option, add_target_options, sp
 from nodeagent.errors import GoneError
 from nodeagent.host.ethtool_facts import DriverStatistics
 from nodeagent.host.link_watch import LinkWatch
+from nodeagent.host.mps import scope_of_its_own
 from nodeagent.host.notify import Notifier
 from nodeagent.host.paths import CONTROL_SOCKET
 from nodeagent.host.udev import UdevWatch
@@ -209,7 +210,7 @@ def _desk(supervisor: Supervisor, watch: HealthWatch, target: Target) -> OfferDe
     if target.simulated:
         desk.mps = lambda: frozenset(uuid for wish in desk.wanted_mps().values() for uuid, _ in wish.gpus)
     else:
-        desk.keeper = keeper = MpsKeeper(desk.wanted_mps, desk.ask)
+        desk.keeper = keeper = MpsKeeper(desk.wanted_mps, desk.ask, launcher=scope_of_its_own())
         desk.mps = lambda: keeper.ready
     return desk
 

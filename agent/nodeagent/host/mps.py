@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from nodeagent.errors import DeadlineError, GoneError, HostError
+from nodeagent.host.paths import SYSTEMD_RUNNING
 
 CONTROL, SMI = "nvidia-cuda-mps-control", "nvidia-smi"
 DEADLINE_SECONDS = 20.0
@@ -38,11 +39,19 @@ class MpsWish:
         return (*memory, f"set_default_active_thread_percentage {100 // self.shares}")
 
 
-class MpsDaemon:
-    """`path` is where the programs are looked for, by default as the shell does. Every method may take some seconds."""
+def scope_of_its_own() -> tuple[str, ...]:
+    """What starts a program outside of our unit, which systemd would end together with us; () without systemd."""
+    return ("systemd-run", "--scope", "--quiet", "--collect") if os.path.exists(SYSTEMD_RUNNING) else ()
 
-    def __init__(self, wish: MpsWish, path: str | None = None) -> None:
-        self.wish = wish
+
+class MpsDaemon:
+    """`path` is where the programs are looked for, by default as the shell does. Every method may take some seconds.
+
+    `launcher` comes before the command that starts the daemon.
+    """
+
+    def __init__(self, wish: MpsWish, path: str | None = None, launcher: tuple[str, ...] = ()) -> None:
+        self.wish, self._launcher = wish, launcher
         self._environment = {**os.environ, **({"PATH": path} if path is not None else {})}
 
     @property
@@ -60,7 +69,7 @@ class MpsDaemon:
             os.makedirs(f"{self.wish.directory}/{name}", exist_ok=True)
         self._set_compute_mode("EXCLUSIVE_PROCESS")
         try:
-            self._run([CONTROL, "-d"], self._control_environment)
+            self._run([*self._launcher, CONTROL, "-d"], self._control_environment)
             for limit in self.wish.limits:
                 self._tell(limit)
         except HostError:

@@ -32,16 +32,18 @@ class _Kept:
 
 
 class MpsKeeper:
-    """`wanted` says which daemons by resource; `on_change` is told when `ready` is another. `path` as of MpsDaemon."""
+    """`wanted` says which daemons by resource; `on_change` is told when `ready` is another. `path` and `launcher` as of
+    MpsDaemon.
+    """
 
     def __init__(
         self,
         wanted: Callable[[], Mapping[str, MpsWish]],
         on_change: Callable[[], None],
         path: str | None = None,
-        seconds: float = LOOK_SECONDS,
+        launcher: tuple[str, ...] = (),
     ) -> None:
-        self._wanted, self._on_change, self._path, self.seconds = wanted, on_change, path, seconds
+        self._wanted, self._on_change, self._path, self._launcher = wanted, on_change, path, launcher
         self._kept: dict[str, _Kept] = {}
         self._ready: frozenset[str] = frozenset()
         self._wake = threading.Event()
@@ -70,7 +72,7 @@ class MpsKeeper:
         while not self._stopping:
             self._wake.clear()
             self.look(time.monotonic())
-            self._wake.wait(self.seconds)
+            self._wake.wait(LOOK_SECONDS)
 
     def look(self, now: float) -> None:
         """One round at `now`, in monotonic seconds."""
@@ -92,7 +94,7 @@ class MpsKeeper:
             del self._kept[resource]
             kept = None
         if kept is None and wish is not None:
-            self._kept[resource] = _Kept(MpsDaemon(wish, self._path))
+            self._kept[resource] = _Kept(MpsDaemon(wish, self._path, self._launcher))
 
     def _look_after(self, resource: str, kept: _Kept, now: float) -> None:
         if kept.daemon.is_alive():
