@@ -105,6 +105,35 @@ def test_a_port_without_a_link_takes_its_functions_along_until_it_is_back(place:
     until(lambda: len(kubelet.healthy(VF)) == 4, place.told)
 
 
+def test_functions_are_withdrawn_before_they_go_and_are_offered_anew(place: Place) -> None:
+    kubelet = place.kubelet
+    until(lambda: len(kubelet.healthy(VF)) == 4, place.told)
+    place.agent.write(FILE.replace('"0000:61:00.0", vfs: 2', '"0000:61:00.0", vfs: 3'))
+    until(lambda: len(kubelet.healthy(VF)) == 5, place.told)
+    said = place.agent.log.read_text()
+    order = [
+        "withdraw 0000:61:01.0",
+        "withdraw 0000:61:01.1",
+        "remove 2 virtual",
+        "make 3 virtual",
+        "offer 0000:61:01.0",
+    ]
+    places = [said.index(text) for text in order]
+    assert places == sorted(places), said
+    assert "withdraw 0000:e1" not in said, "nobody else was disturbed"
+
+
+def test_a_gpu_for_a_virtual_machine_is_withdrawn_from_pods_first(place: Place) -> None:
+    kubelet = place.kubelet
+    until(lambda: len(kubelet.healthy(GPU)) == 4, place.told)
+    first = place.node.machine.gpus[0]
+    place.agent.write(f'{FILE}sandbox: {{workload: vm-passthrough, devices: ["{first.pci_address}"]}}\n')
+    until(lambda: f"give {first.pci_address} to vfio-pci" in place.agent.log.read_text(), place.told)
+    until(lambda: len(kubelet.healthy(GPU)) == 3 and first.uuid not in kubelet.healthy(GPU), place.told)
+    said = place.agent.log.read_text()
+    assert said.index(f"withdraw {first.uuid[:12]}") < said.index(f"give {first.pci_address}")
+
+
 def test_a_file_with_a_mistake_changes_nothing_and_another_plugin_is_left_alone(place: Place) -> None:
     kubelet = place.kubelet
     until(lambda: len(kubelet.healthy(VF)) == 4 and len(kubelet.healthy(HCA)) == 5, place.told)

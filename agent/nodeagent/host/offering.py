@@ -1,4 +1,5 @@
-"""Which GPUs are offered to pods, and which of them are withdrawn while a step changes them; kept in memory only.
+"""What is offered to pods (GPUs by UUID, functions by PCI address), and what of it is withdrawn while a step changes
+it; kept in memory only.
 
 After a restart of the agent nothing is withdrawn: what is offered then follows from what is seen then.
 """
@@ -28,9 +29,9 @@ class LocalOffering:
         """Also those that are back and have not been looked at since: what stands in the last look is gone."""
         return self._withdrawn | self._returning
 
-    def announce(self, uuids: frozenset[str]) -> None:
-        """These GPUs, whole or in parts, are offered now."""
-        self._offered = uuids
+    def announce(self, names: frozenset[str]) -> None:
+        """These GPUs, whole or in parts, and these functions are offered now."""
+        self._offered = names
 
     def withdraw(self, uuid: str) -> None:
         with self._lock:

@@ -168,9 +168,11 @@ def _worker_holds(state: NodeState) -> Iterator[Hold]:
 
 
 def _offer_holds(state: NodeState) -> Iterator[Hold]:
-    """A pod must not be given a GPU that is about to change; a pod that has one shows by its processes."""
+    """A pod must not be given what is about to change; a pod that has it shows by its processes and interfaces."""
     for uuid in sorted(state.offered & set(state.gpus)):
         yield Hold(offer(uuid), gpu(uuid), "is offered to pods", refuses=False)
+    for address in sorted(state.offered & set(state.pci)):
+        yield Hold(offer(address), pci(address), "is offered to pods", refuses=False)
 
 
 def _network_holds(state: NodeState) -> Iterator[Hold]:

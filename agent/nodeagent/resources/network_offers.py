@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nodeagent.errors import HostError
 from nodeagent.host.paths import DEV, DEV_INFINIBAND
@@ -35,6 +35,7 @@ from nodeagent.state.offers import Grant, NodeAccess, Offer, OfferedDevice
 
 VHOST = (f"{DEV}/vhost-net", f"{DEV}/net/tun")
 EVERYWHERE = "*"
+ABOUT_TO_CHANGE = "a step of the agent is about to change it"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,13 @@ class NetworkOffers:
 
 
 def network_offers(
-    pools: NetworkPools, state: NodeState, health: Health, before: NetworkOffers | None = None
+    pools: NetworkPools,
+    state: NodeState,
+    health: Health,
+    before: NetworkOffers | None = None,
+    withdrawn: frozenset[str] = frozenset(),
 ) -> NetworkOffers:
-    """What the pools come to on this node; `before` is what was offered last."""
+    """What the pools come to on this node; `before` is what was offered last, `withdrawn` what is about to change."""
     known = before.units if before is not None else {}
     offers: list[Offer] = []
     remarks: list[str] = []
@@ -73,11 +78,15 @@ def network_offers(
             remarks.append(f"{one.resource} is not offered: {', '.join(one.unsupported)} is not supported")
             continue
         mine = functions_of(one, state, health, known.get(one.resource, ()))
-        units[one.resource] = tuple(unit for unit in mine if unit.address not in taken)
+        units[one.resource] = tuple(_held(unit, withdrawn) for unit in mine if unit.address not in taken)
         remarks += [f"{one.resource}: {unit.address} belongs to another pool" for unit in mine if unit.address in taken]
         taken |= {unit.address for unit in mine}
         offers.append(_function_offer(one, units[one.resource], pools.cdi, state))
     return NetworkOffers(tuple(offers), units, tuple(remarks))
+
+
+def _held(unit: NetworkUnit, withdrawn: frozenset[str]) -> NetworkUnit:
+    return replace(unit, problem=ABOUT_TO_CHANGE) if unit.address in withdrawn else unit
 
 
 # RDMA devices that all share.

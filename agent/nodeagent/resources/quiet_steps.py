@@ -83,7 +83,7 @@ class ResumeNvml(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class WithdrawGpu(Step):
-    """Pods get nothing of this GPU until it is offered again; the kubelet is told at once."""
+    """Pods get nothing of this GPU or function until it is offered again; the kubelet is told at once."""
 
     def __str__(self) -> str:
         return f"withdraw {self.subject.name} from pods"
@@ -100,7 +100,7 @@ class WithdrawGpu(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class OfferGpu(Step):
-    """Pods may get what the next look at the GPU finds."""
+    """Pods may get what the next look at it finds."""
 
     def __str__(self) -> str:
         return f"offer {self.subject.name} to pods again"

@@ -46,7 +46,7 @@ class NodeState:
     bridges above them by PCI address, read only where the node file wants something of them. So are `containers` and
     `addressing`.
     `iommu_groups` are all functions of a group by its number, read only for section sandbox.
-    `offered` are the UUIDs of GPUs that this agent offers to pods.
+    `offered` are the UUIDs of GPUs and the PCI addresses of functions that this agent offers to pods.
     `congestion` are the settings of RoCE's congestion control by PCI address, read with RoCE's defaults.
     """
 

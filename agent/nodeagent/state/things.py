@@ -22,7 +22,7 @@ class Kind(StrEnum):
     MEMORY = "memory region"  # registered RDMA memory
     FILE = "file"  # path
     RUNTIME = "container runtime"  # containerd
-    OFFER = "offer"  # UUID of a GPU that is offered to pods
+    OFFER = "offer"  # UUID of a GPU, or address of a function, that is offered to pods
 
 
 @dataclass(frozen=True, order=True)
@@ -82,5 +82,5 @@ def nvml_worker(pid: int) -> Thing:
     return Thing(Kind.NVML, str(pid))
 
 
-def offer(uuid: str) -> Thing:
-    return Thing(Kind.OFFER, uuid)
+def offer(name: str) -> Thing:
+    return Thing(Kind.OFFER, name)

@@ -16,6 +16,13 @@ from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
 from nodeagent.supervisor.pairing import Distances, Pairing, near_gpus
 
+Around = tuple[NetworkPools, NodeState, Health, frozenset[str]]
+
+
+def _same(now: Around, before: Around) -> bool:
+    """State and health are values that are replaced as a whole, so that one look at each is enough."""
+    return now[1] is before[1] and now[2] is before[2] and (now[0], now[3]) == (before[0], before[3])
+
 
 @dataclass
 class NetworkDesk:
@@ -35,21 +42,26 @@ class NetworkDesk:
         self._functions: tuple[FunctionPool, ...] = ()
         self._read: dict[str, tuple[str, str]] = {}
         self._problems: dict[str, str] = {}
+        self._made = NetworkOffers()
+        self._around: Around | None = None
 
-    def look(self, spec: NodeSpec, state: NodeState, health: Health) -> NetworkOffers:
-        """The offers of this moment."""
+    def look(
+        self, spec: NodeSpec, state: NodeState, health: Health, withdrawn: frozenset[str] = frozenset()
+    ) -> NetworkOffers:
+        """The offers of this moment; `withdrawn` are addresses of functions that a step of ours changes just now."""
         section = spec.kubernetes.network if spec.kubernetes is not None else None
         if section is None or section.offer is Component.OFF:
-            self.found, self.near = NetworkOffers(), {}
+            self.found, self.near, self._made = NetworkOffers(), {}, NetworkOffers()
             return self.found
-        pools = self._pools(section)
-        found = network_offers(pools, state, health, self.found)
-        units = [unit for mine in found.units.values() for unit in mine]
-        self.near = distances(units, state)
-        left = [one.resource for one in found.offers if self._is_left(section, one.resource)]
-        mine = near_gpus((one for one in found.offers if one.resource not in left), self.pairing)
+        around = (self._pools(section), state, health, withdrawn)
+        if self._around is None or not _same(around, self._around):  # the node is looked at less often than this asks
+            pools, *_ = self._around = around
+            self._made = network_offers(pools, state, health, self._made, withdrawn)
+            self.near = distances((unit for mine in self._made.units.values() for unit in mine), state)
+        left = [one.resource for one in self._made.offers if self._is_left(section, one.resource)]
+        mine = near_gpus((one for one in self._made.offers if one.resource not in left), self.pairing)
         said = [f"{name} is left to its own plugin; `offer: on` takes it over" for name in left]
-        self.found = replace(found, offers=mine, remarks=(*self._problems.values(), *said, *found.remarks))
+        self.found = replace(self._made, offers=mine, remarks=(*self._problems.values(), *said, *self._made.remarks))
         return self.found
 
     def _is_left(self, section: PluginNetwork, resource: str) -> bool:

@@ -165,9 +165,10 @@ class OfferDesk:
             if state is not self._seen:
                 self._seen = state
                 self.host.offering.settle()
-            network = self.network.look(self.spec, state, self.health())
+            network = self.network.look(self.spec, state, self.health(), self.host.offering.withdrawn)
             self.found = self._offers(state)
-            self.host.offering.announce(frozenset(unit.gpu for unit in self.found.units))
+            functions = {one.id for offer in network.offers for one in offer.devices if one.id in state.pci}
+            self.host.offering.announce(frozenset(unit.gpu for unit in self.found.units) | functions)
             places = {unit.uuid: unit.pci_address for unit in self.found.units}
             paired = near_ports(self.found.offers, self.network.pairing, places, self.network.near)
             self._plugins.publish(paired, GPUS)
