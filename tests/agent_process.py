@@ -47,11 +47,15 @@ def run_command(*words: str, **variables: str) -> subprocess.CompletedProcess[st
 
 
 class Manager:
-    """The service manager's end of NOTIFY_SOCKET, read by a thread; `heard` are all messages so far."""
+    """The service manager's end of NOTIFY_SOCKET, read by a thread; `heard` are all messages so far.
+
+    `fed` are the moments (monotonic seconds) at which the watchdog was fed.
+    """
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         self.heard: list[str] = []
+        self.fed: list[float] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         self._thread = threading.Thread(target=self._listen)
@@ -61,6 +65,8 @@ class Manager:
     def _listen(self) -> None:
         while message := self._socket.recv(65536).decode():
             self.heard.append(message)
+            if message == "WATCHDOG=1":
+                self.fed.append(time.monotonic())
 
     def find(self, start: str, after: int) -> str:
         return next((message for message in self.heard[after:] if message.startswith(start)), "")
@@ -86,6 +92,7 @@ class Agent:
     root: Path
     file: Path
     log: Path
+    profile: str = PROFILE
 
     def status(self) -> dict[str, Any]:
         return ask(str(self.root), "GET", "/v1/status")
@@ -139,25 +146,28 @@ class Agent:
     @property
     def target(self) -> tuple[str, ...]:
         """The words that name this node on the command line."""
-        return ("--simulate", PROFILE, "--simulate-dir", str(self.root))
+        return ("--simulate", self.profile, "--simulate-dir", str(self.root))
 
 
 @contextmanager
-def agent_on(directory: Path, text: str = FILE, *words: str) -> Iterator[Agent]:
+def agent_on(
+    directory: Path, text: str = FILE, *words: str, profile: str = PROFILE, watchdog_seconds: float = 0.0
+) -> Iterator[Agent]:
     """An agent on a simulated node in `directory`, which may exist already; killed with the block if still there."""
     file, log = directory / "node.yaml", directory / "log"
     root = directory / "n"
     file.write_text(text, encoding="utf-8")
     manager = Manager(directory / "notify")
-    place = ("--simulate", PROFILE, "--simulate-dir", str(root), "--file", str(file))
+    place = ("--simulate", profile, "--simulate-dir", str(root), "--file", str(file))
+    watchdog = {"WATCHDOG_USEC": str(round(watchdog_seconds * 1e6))} if watchdog_seconds else {}
     with log.open("w") as errors:
         process = subprocess.Popen(
             command("run", *place, "--listen", "127.0.0.1:0", *words),
-            env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify")},
+            env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), **watchdog},
             stderr=errors,
         )
     try:
-        yield Agent(process, manager, root, file, log)
+        yield Agent(process, manager, root, file, log, profile)
     finally:
         process.kill()
         process.wait(20)

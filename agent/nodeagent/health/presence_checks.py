@@ -22,7 +22,8 @@ def check_presence(look: Look) -> Iterator[Finding]:
 def _one(look: Look, gpu: Subject, address: str) -> Iterator[Finding]:
     """Off the bus, silent, or there. Configuration space of all ones is the sign that needs no driver."""
     silent = look.seen.unanswered.get(gpu.name)
-    is_lost = silent is not None and any(word in silent.reason for word in LOST_WORDS)
+    sampled = gpu.name in look.seen.samples
+    is_lost = silent is not None and not sampled and any(word in silent.reason for word in LOST_WORDS)
     off_bus = address in look.seen.gone_pci or (bool(look.seen.gpu_pci) and address not in look.seen.gpu_pci)
     if is_lost or off_bus:
         evidence = silent.reason if silent else "its configuration space reads as all ones, or it left the bus"
@@ -30,7 +31,7 @@ def _one(look: Look, gpu: Subject, address: str) -> Iterator[Finding]:
         yield bad(gpu, "gpu-on-bus", FAILED, said, Recovery.POWER_CYCLE)
         return
     yield ok(gpu, "gpu-on-bus", f"at {address}")
-    if gpu.name in look.seen.samples:
+    if sampled and silent is None:
         yield ok(gpu, "gpu-answers")
     elif silent is not None and silent.hangs:
         said = (

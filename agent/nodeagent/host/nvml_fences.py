@@ -19,11 +19,15 @@ _LONGEST_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Fence:
-    """One GPU left alone until `retry_at` (monotonic seconds), and while the worker that hangs on it is still there."""
+    """One GPU left alone until `retry_at` (monotonic seconds), and while the worker that hangs on it is still there.
+
+    `method` is the reading that hung: another one may well work, and is no sign that this one does again.
+    """
 
     fault: GpuFault
     attempt: int
     retry_at: float
+    method: str
     stuck: Worker | None = None
 
 
@@ -54,19 +58,22 @@ class Fences:
             (found for index in self._fences if (found := self.standing(index)) and found.fault.uuid == uuid), None
         )
 
-    def put_up(self, index: int, uuid: str, reason: str, stuck: Worker | None) -> Fence:
-        """Fence the GPU off; each time in a row twice as long, an hour at most."""
+    def put_up(self, index: int, uuid: str, trouble: tuple[str, str], stuck: Worker | None) -> Fence:
+        """Fence the GPU off; each time in a row twice as long, an hour at most. `trouble` is a reading and its end."""
+        method, reason = trouble
         before = self._fences.get(index)
         attempt = before.attempt + 1 if before else 0
         wait = min(self._first_seconds * 2**attempt, _LONGEST_SECONDS)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         fault = GpuFault(uuid, f"{reason}, fenced off since {since}", hangs=True)
         self.total += 1
-        self._fences[index] = Fence(fault, attempt, self._monotonic() + wait, stuck)
+        self._fences[index] = Fence(fault, attempt, self._monotonic() + wait, method, stuck)
         return self._fences[index]
 
-    def take_down(self, index: int) -> None:
-        self._fences.pop(index, None)
+    def take_down(self, index: int, method: str) -> None:
+        """The reading works; a fence that another one needed keeps its count for when that is tried again."""
+        if index in self._fences and self._fences[index].method == method:
+            del self._fences[index]
 
     def clear(self) -> None:
         """Allow every GPU to be tried again, but those that a worker still hangs on."""

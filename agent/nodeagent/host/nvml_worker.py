@@ -156,10 +156,10 @@ class WorkerNvml:
         try:
             value = self._read(method, index)
         except TimeoutError:
-            return self._fence_off(index, f"no answer within {self._deadline:g} s")
+            return self._fence_off(index, method, f"no answer within {self._deadline:g} s")
         except WorkerLostError as error:
-            return self._fence_off(index, f"reading it ended the worker: {error}")
-        self._fences.take_down(index)
+            return self._fence_off(index, method, f"reading it ended the worker: {error}")
+        self._fences.take_down(index, method)
         return value
 
     def _read(self, method: str, index: int) -> Any:
@@ -183,8 +183,8 @@ class WorkerNvml:
     def _uuid(self, index: int) -> str:
         return self._identified.get(index, f"index {index}")
 
-    def _fence_off(self, index: int, reason: str) -> GpuFault:
-        return self._fences.put_up(index, self._uuid(index), reason, self._drop()).fault
+    def _fence_off(self, index: int, method: str, reason: str) -> GpuFault:
+        return self._fences.put_up(index, self._uuid(index), (method, reason), self._drop()).fault
 
     def _change(self, operation: str, method: str, uuid: str, *arguments: Any) -> None:
         subject = f"gpu {uuid}"

@@ -19,6 +19,7 @@ from nodeagent.state.gpu import GpuSample
 from nodeagent.state.node import NodeState
 from nodeagent.state.vitals import ClockFacts, DiskFacts
 
+HANGS = "no answer within"  # a call that did not come back, in the words of the NVML port
 SECTIONS = ("modules", "qos", "roce", "links", "mig", "sriov")
 
 
@@ -48,7 +49,7 @@ def observe(host: Host, reading: Reading, disks: Iterable[str]) -> Observation:
         now=time.time(),
         node=state,
         samples={sample.uuid: sample for sample in reading.samples},
-        unanswered={fault.uuid: Unanswered(fault.reason, fault.hangs) for fault in reading.faults},
+        unanswered=_unanswered(reading),
         driver_trouble=reading.driver_trouble,
         pcie={address: read_link(host.files, address) for address in functions},
         gpu_pci=gpus,
@@ -60,6 +61,17 @@ def observe(host: Host, reading: Reading, disks: Iterable[str]) -> Observation:
         notes=tuple(_notes(host, state)),
         gids=_gids(host, state),
     )
+
+
+def _unanswered(reading: Reading) -> Mapping[str, Unanswered]:
+    """GPUs that this round could not read, or the last pass, which asks for more than a round does."""
+    prefix = "GPU "
+    unread = {
+        one.what.removeprefix(prefix): Unanswered(one.reason, HANGS in one.reason)
+        for one in reading.observed.unknown
+        if one.what.startswith(prefix)
+    }
+    return unread | {fault.uuid: Unanswered(fault.reason, fault.hangs) for fault in reading.faults}
 
 
 def _with_uses(reading: Reading) -> NodeState:

@@ -231,7 +231,8 @@ class Supervisor:
         now = time.monotonic()
         seconds = self.spec.loop.interval_seconds * (1 + random.uniform(-JITTER, JITTER))  # noqa: S311
         last = self.status.last
-        if self.status.trouble or (last and not last.outcome.plan.converged):
+        unread = last is not None and any(item.what.startswith("GPU") for item in last.outcome.state.unknown)
+        if self.status.trouble or unread or (last and not last.outcome.plan.converged):
             seconds = min(seconds, max(BLOCKED_SECONDS, now - started))
         retry = self._backoff.next_try(started, now)
         if retry is not None:
