@@ -25,7 +25,7 @@ from sim_node import PERSISTENCED, SimNode, Told, loaded, sim_node
 
 PROFILE = "gpu-server-4x-a100"
 NEVER = 1_000_000
-MODULES = "modules: {nvidia: {drm: true}, gdrcopy: true}\n"
+MODULES = "modules: {nvidia: {drm: true}, gdrcopy: true, rdma: {}}\n"
 REPAIR = """\
 remediation:
   mode: "on"
@@ -39,7 +39,9 @@ remediation:
 
 def finding_of(node: SimNode, recovery: Recovery) -> Finding:
     gpu = node.node.machine.gpus[0]
-    nic = next(one for one in node.kernel.interfaces.values() if one.pci_address)
+    found = node.observer.observe(())
+    nic = next(one for one in found.netdevs.values() if one.driver == "mlx5_core")
+    node.host.nvml.release()
     subjects = {
         Recovery.RESET_GPU: Subject(SubjectKind.GPU, gpu.uuid, gpu.pci_address),
         Recovery.RELOAD_DRIVER: NODE,
@@ -67,6 +69,10 @@ def test_killed_before_and_after_every_change_of_a_repair(tmp_path: Path, recove
         layout = "mig: [{gpus: [0], mode: enabled, devices: {3g.20gb: 1, 1g.5gb: 2}}]\n"
         assert node.converge(MODULES + layout).plan.converged
         node.host.services.start(PERSISTENCED)
+        nics = [one.name for one in node.observer.observe(()).netdevs.values() if one.driver == "mlx5_core"]
+        for name in nics:
+            node.host.links.set_up(name, up=True)
+            node.host.links.set_mtu(name, 9000)
         kept = layout if recovery is Recovery.RELOAD_DRIVER else ""  # else no file names the instances any more
         file = node.write(MODULES + kept + REPAIR)
         node.host.nvml.release()
