@@ -216,6 +216,7 @@ class World:
             self.act(chosen[0])
 
     def act(self, decision: Decision) -> None:
+        assert not any(one.outcome.is_open for one in self.memory.attempts)  # one at a time
         self.acted.append((self.now, decision))
         self.memory = began(self.memory, decision, self.now)
         if self.rng.random() < 0.1:

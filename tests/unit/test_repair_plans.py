@@ -103,6 +103,8 @@ def test_no_gpu_in_use_is_touched_in_10000_random_histories() -> None:
                     continue
                 plan = sequence((wish_for(decision, SPEC, state),), state, Terms(Disruption(gpu=policy)))
                 assert not disturbed(plan) & used, (decision, used)
+                linked = decision.action is RepairAction.RESET_GPU and seen[0].recovery is Recovery.DRAIN_AND_RESET
+                assert not (plan.transitions and linked and used & state.gpus.keys())
                 held += bool(plan.blocked)
                 if plan.transitions:
                     resets += 1
