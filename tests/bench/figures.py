@@ -143,7 +143,7 @@ def running_agent(directory: Path) -> Iterator[tuple[subprocess.Popen[str], Path
     with log.open("w") as errors:
         process = subprocess.Popen([sys.executable, "-m", "nodeagent", "run", *where], stderr=errors, text=True)
         try:
-            while not _is_converged(root):
+            while not is_converged(root):
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.1)
             yield process, root
@@ -152,7 +152,7 @@ def running_agent(directory: Path) -> Iterator[tuple[subprocess.Popen[str], Path
             process.wait(30)
 
 
-def _is_converged(root: Path) -> bool:
+def is_converged(root: Path) -> bool:
     try:
         return bool(ask(str(root), "GET", "/v1/status")["condition"] == "converged")
     except GoneError:
