@@ -12,13 +12,14 @@ from gpu_world import function, gpu, node
 from nodeagent.errors import HostError
 from nodeagent.resources.gpu_offers import gpu_offers, wanted_mps
 from nodeagent.resources.gpu_preference import Affinity, affinity_of, best_set
-from nodeagent.resources.gpu_units import Around
+from nodeagent.resources.gpu_units import Around, held_by
 from nodeagent.spec.reader import parse_spec
 from nodeagent.state.gpu import MigMode
 from nodeagent.state.health import NODE, Finding, Health, Recovery, Subject, SubjectKind, Verdict
 from nodeagent.state.network import RdmaDevice, RdmaPort
 from nodeagent.state.node import NodeState, Unknown
 from nodeagent.state.offers import OfferedDevice
+from nodeagent.state.repair import Quarantine
 from nodeagent.state.topology import NvLinks
 
 SHARES = "sharing: {strategy: time-slicing, replicas: {gpu: 3, mig-1g.5gb: 2}"
@@ -196,6 +197,26 @@ def test_every_share_of_what_a_finding_concerns_is_unhealthy_and_nothing_else(fi
     assert {one.id for one in devices if not one.healthy} == {f"{name}::{n}" for name in sick for n in range(2)}
     well = of(keys, node(*TWO_PARTS), Around(Health((replace(finding, verdict=Verdict.OK),)))).offers[0].devices
     assert all(one.healthy for one in well), "and comes back with the finding"
+
+
+def quarantined(kind: SubjectKind, name: str, pci_address: str = "") -> Quarantine:
+    return Quarantine(Subject(kind, name, pci_address), "xid 79", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("quarantine", "sick"),
+    [
+        (quarantined(SubjectKind.GPU, "GPU-0"), {"MIG-0-0", "MIG-0-1"}),
+        (quarantined(SubjectKind.GPU, "", "0000:01:00.0"), {"MIG-1-0"}),
+        (quarantined(SubjectKind.MIG, "MIG-0-1"), {"MIG-0-1"}),
+        (quarantined(SubjectKind.PORT, "mlx5_0/1"), set()),
+        (quarantined(SubjectKind.NODE, ""), {"MIG-0-0", "MIG-0-1", "MIG-1-0"}),
+    ],
+)
+def test_what_is_in_quarantine_is_not_for_pods(quarantine, sick):
+    devices = of("mig_strategy: mixed", node(*TWO_PARTS), Around(held=held_by([quarantine]))).offers[0].devices
+    assert {one.id for one in devices if one.reason == "in quarantine: xid 79"} == sick
+    assert {one.id for one in devices if not one.healthy} == sick
 
 
 def test_withdrawn_and_held_gpus_are_unhealthy():

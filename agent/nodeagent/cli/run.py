@@ -30,6 +30,7 @@ from nodeagent.metrics.server import serve
 from nodeagent.plan.journal import Journal
 from nodeagent.plan.observing import Observer
 from nodeagent.plan.summary import state_document
+from nodeagent.resources.gpu_units import held_by
 from nodeagent.spec.reader import read_spec
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.health import Health
@@ -130,6 +131,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     desk = _desk(supervisor, watch, target)
     sampler.examine = lambda reading: _examined(watch, desk, reading)
     repairs = _repairs(supervisor, watch)
+    desk.held = lambda: held_by(repairs.memory.quarantines)
     watch.log.on_line = lambda: sampler.refresh(supervisor.status)
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
     proofs = _proofs(supervisor, sampler)

@@ -16,9 +16,11 @@ from nodeagent.spec.labels import MigStrategy
 from nodeagent.state.gpu import Gpu, MigMode
 from nodeagent.state.health import NODE, Finding, Health, Recovery, SubjectKind, Verdict
 from nodeagent.state.node import NodeState
+from nodeagent.state.repair import Quarantine
 from nodeagent.state.topology import NvLinks
 
 WHOLE = "gpu"
+WHOLE_NODE = ""
 # Failures after which the GPU serves the next program as well as before, or that are no failure of the device.
 _HARMLESS = (Recovery.NONE, Recovery.RESTART_JOB)
 _NOT_OF_THE_DEVICE = ("drift-", "persistence")
@@ -51,8 +53,8 @@ class Unit:
 class Around:
     """What counts besides the observed state.
 
-    `withdrawn` are UUIDs of GPUs that a step of ours is about to change, `held` why others may not be used, by UUID of
-    GPU or MIG device. `mps` are the UUIDs whose MPS control daemon is up.
+    `withdrawn` are UUIDs of GPUs that a step of ours is about to change, `held` why others may not be used, by UUID or
+    PCI address of a GPU, UUID of a MIG device, or WHOLE_NODE. `mps` are the UUIDs whose MPS control daemon is up.
     """
 
     health: Health = field(default_factory=Health)
@@ -156,7 +158,9 @@ def problem_of(unit: Unit, around: Around) -> str:
     """
     if unit.gpu in around.withdrawn:
         return "a step of the agent is about to change the GPU"
-    held = around.held.get(unit.uuid) or around.held.get(unit.gpu)
+    held = next(
+        (around.held[key] for key in (unit.uuid, unit.gpu, unit.pci_address, WHOLE_NODE) if key in around.held), ""
+    )
     if held:
         return held
     return next(_findings(unit, around.health), "")
@@ -177,6 +181,11 @@ def _concerns(finding: Finding, unit: Unit) -> bool:
     if subject.kind is SubjectKind.MIG:
         return subject.name == unit.uuid
     return subject.kind is SubjectKind.GPU and (subject.name or subject.pci_address) in (unit.gpu, unit.pci_address)
+
+
+def held_by(quarantines: Iterable[Quarantine]) -> Mapping[str, str]:
+    """What may not be used because repair keeps it from work, as `Around.held` has it."""
+    return {one.subject.name or one.subject.pci_address: f"in quarantine: {one.reason}" for one in quarantines}
 
 
 def with_unreadable(before: Iterable[Unit], now: tuple[Unit, ...], state: NodeState) -> tuple[Unit, ...]:
