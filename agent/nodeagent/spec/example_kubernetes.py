@@ -18,7 +18,7 @@ KUBERNETES: Mapping[str, Any] = MappingProxyType(
             "sharing": {
                 "strategy": "time-slicing",
                 "replicas": {"gpu": 4, "mig-1g.5gb": 2},
-                "rename": True,
+                "rename": False,
                 "fail_above_one": True,
             },
             "mps_directory": "",

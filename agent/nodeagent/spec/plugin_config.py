@@ -73,7 +73,9 @@ def plugin_config(reader: ForeignReader, root: Node) -> Mapping[str, Any]:
         "shared_allocation": plugin.text("sharedDevicesAllocationPolicy", ("distributed", "packed")),
         "sharing": _sharing(top.table("sharing", ("timeSlicing", "mps"))),
     }
-    return {"version": 1, "kubernetes": {"gpus": {name: value for name, value in gpus.items() if value is not None}}}
+    section = {"gpus": {name: value for name, value in gpus.items() if value is not None}}
+    reader.node_file.document["kubernetes"] = section
+    return {"version": 1, "kubernetes": section}
 
 
 def _device_list(plugin: Table) -> list[str] | None:
