@@ -14,6 +14,7 @@ from nodeagent.errors import HostError
 from nodeagent.remediation.decide import decide, ready
 from nodeagent.remediation.follow import began, ended, findings_of, follow, resumed
 from nodeagent.remediation.memory import decode, encode
+from nodeagent.resources.gpu_units import Around, Unit, problem_of
 from nodeagent.spec.remediation import (
     Remediation,
     RemediationMode,
@@ -21,7 +22,7 @@ from nodeagent.spec.remediation import (
     RepairQuarantine,
     RepairRule,
 )
-from nodeagent.state.health import NODE, Finding, Recovery, Subject, SubjectKind, Verdict
+from nodeagent.state.health import NODE, Finding, Health, Recovery, Subject, SubjectKind, Verdict
 from nodeagent.state.repair import (
     Answer,
     AttemptOutcome,
@@ -160,6 +161,13 @@ def test_a_quarantine_ends_when_the_device_was_well_for_long_enough() -> None:
     unread = (*ALL, Finding(gpu(0), "ecc", Verdict.UNKNOWN))
     assert follow(unread, (), ON, memory, 160).memory.quarantines
     assert not follow((*ALL, finding), (), replace(ON, mode=RemediationMode.OFF), memory, 110).memory.quarantines
+
+
+def test_who_is_in_quarantine_is_offered_to_nobody() -> None:
+    memory = follow((*ALL, bad(gpu(0), Recovery.RESET_GPU)), (), ON, RepairMemory(), 100).memory
+    around = Around(health=Health((*ALL, *findings_of(memory))))
+    problems = [problem_of(Unit("gpu", f"GPU-{n}", str(n), f"GPU-{n}"), around) for n in range(2)]
+    assert problems == ["quarantine: xid", ""]
 
 
 def test_when_most_devices_are_bad_none_is_touched() -> None:
