@@ -159,7 +159,7 @@ def test_each_group_has_its_file_its_nodes_and_its_settings() -> None:
     groups = {
         "a100": {"nodeSelector": {"kind": "a100"}, "nodeFile": mig, "resources": {"limits": {"memory": "1Gi"}}},
         "nics": {"features": {"gpus": "off"}, "nodeFileConfigMap": "mine"},
-        "host": {"nodeFileOnHost": True, "tolerations": []},
+        "host": {"nodeFileOnHost": True, "tolerations": [], "features": {"network": False, "sysctls": False}},
     }
     documents = render({"nodeGroups": groups, "nodeFile": {"version": 1, "modules": {"rdma": {}}}})
     found = {one["spec"]["selector"]["matchLabels"]["nodeagent.io/group"]: one for one in daemon_sets(documents)}
@@ -178,6 +178,8 @@ def test_each_group_has_its_file_its_nodes_and_its_settings() -> None:
     assert pod(found["a100"])["nodeSelector"] == {"kubernetes.io/os": "linux", "kind": "a100"}
     assert "/dev" not in host_paths(found["nics"])
     assert "tolerations" not in pod(found["host"])
+    assert "hostNetwork" not in pod(found["host"]), "what is false in a group counts"
+    assert pod(found["a100"])["hostNetwork"] is True
     assert container(found["a100"])["resources"]["limits"] == {"memory": "1Gi"}
     assert container(found["nics"])["resources"] == VALUES["resources"]
 
