@@ -167,6 +167,17 @@ EXPORTED CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr addres
     return kind == 1 && address % PAGE == 0 && bytes % PAGE == 0 ? NOT_SUPPORTED : INVALID_VALUE;
 }
 
+EXPORTED CUresult cuFlushGPUDirectRDMAWrites(int target, int scope)
+{
+    struct device *device;
+
+    FAULT();
+    CUresult result = current_device(&device);
+    if (result != SUCCESS)
+        return result;
+    return target == 0 && (scope == 100 || scope == 200) ? SUCCESS : INVALID_VALUE;
+}
+
 EXPORTED CUresult cuPointerSetAttribute(const void *value, int attribute, CUdeviceptr address)
 {
     FAULT();

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent_process import FILE, PATIENCE_SECONDS, agent_on
+from agent_process import FILE, PATIENCE_SECONDS, agent_on, is_alive
 from cli_driver import Cli
 from nodeagent.host.paths import VALIDATION_RESULTS, VALIDATIONS
 
@@ -111,7 +111,7 @@ def test_everything_at_once(cli: Cli) -> None:
     found = findings(cli, code=6)  # simulated NICs carry no traffic, which is said and is no pass
     assert {one["proof"] for one in found if one["outcome"] == "passed"} == {"driver", "cuda", "p2p", "gdrcopy", "ofed"}
     assert by_outcome(found, "failed") == []
-    assert [one["proof"] for one in found if one["outcome"] == "skipped"] == ["rdma"]
+    assert [one["proof"] for one in found if one["outcome"] == "skipped"] == ["rdma", "gpudirect"]
 
 
 def test_wrong_words(cli: Cli) -> None:
@@ -181,3 +181,26 @@ def test_the_agent_proves_in_the_background_and_tells_prometheus(tmp_path: Path)
         assert page.count('nodeagent_validation_passed{proof="p2p"') == 3
         assert (tmp_path / "n" / VALIDATIONS.removeprefix("/") / "cuda-ready").exists()
         assert agent.stop() == 0
+
+
+def test_an_agent_that_is_told_to_stop_does_not_wait_for_a_gpu_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAULTS, "cuInit=hang")
+    with agent_on(tmp_path, FILE + "validation: {interval_seconds: 1, deadline_seconds: 600}\n") as agent:
+        agent.wait_converged()
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not (trials := hanging(agent.process.pid)) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert trials
+        assert agent.stop() == 0
+        while any(is_alive(pid) for pid in trials) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not any(is_alive(pid) for pid in trials)
+
+
+def hanging(parent: int) -> list[int]:
+    """Trials that the agent's threads have started."""
+    lists = [path.read_text().split() for path in Path(f"/proc/{parent}/task").glob("*/children")]
+    pids = [int(pid) for pids in lists for pid in pids]
+    return [pid for pid in pids if b"cuda_child" in Path(f"/proc/{pid}/cmdline").read_bytes()]

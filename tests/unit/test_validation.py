@@ -9,15 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.cli.validate_node import exit_code
+from nodeagent.host.files import LocalFiles
 from nodeagent.host.paths import VALIDATIONS
 from nodeagent.state.containers import CdiFile
 from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance, MigMode, NvidiaDriver, Placement
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness
-from nodeagent.state.network import PciFunction
+from nodeagent.state.network import PciFunction, RdmaDevice, RdmaPort
 from nodeagent.state.node import NodeState, Unknown
 from nodeagent.state.processes import DeviceNode, Process
 from nodeagent.state.proofs import Finding, Outcome, Proof, Trial, Validation, Work
 from nodeagent.supervisor.validation_facts import cufile_problem, merged
+from nodeagent.supervisor.validation_rdma import gpudirect
 from nodeagent.validation import checks, trials
 from nodeagent.validation.documents import document_of, validation_of
 from nodeagent.validation.facts import Facts
@@ -157,6 +159,24 @@ def test_who_holds_a_device_is_named() -> None:
     assert (first.subject, first.outcome, first.text) == (MIG, Outcome.SKIPPED, "held by process 7 (train.py)")
     assert second == Trial(Work.VECTOR, (OTHER,))
     assert list(trials.cuda(facts, in_use=True)) == [Trial(Work.VECTOR, (MIG,)), Trial(Work.VECTOR, (OTHER,))]
+
+
+def test_gpudirect_takes_free_gpus_and_active_ports() -> None:
+    def device(state: str) -> RdmaDevice:
+        return RdmaDevice("mlx5_0", "0000:10:00.0", ports=(RdmaPort(1, state, "InfiniBand"),))
+
+    def wanted(facts: Facts, *, simulated: bool = False, in_use: bool = False) -> list[Trial | Finding]:
+        return list(gpudirect(LocalFiles(), facts, simulated=simulated, in_use=in_use))
+
+    free = Facts(node(gpu(ONE, 0), rdma={"mlx5_0": device("ACTIVE")}))
+    assert wanted(free) == [Trial(Work.RDMA, (ONE,), "mlx5_0", 1, -1, 0)]
+    assert outcomes(wanted(free, simulated=True)) == [("node", Outcome.SKIPPED)]
+    down = Facts(node(gpu(ONE, 0), rdma={"mlx5_0": device("DOWN")}))
+    assert outcomes(wanted(down)) == [("node", Outcome.ABSENT)]
+    assert outcomes(wanted(Facts(node(divided(), rdma={"mlx5_0": device("ACTIVE")})))) == [("node", Outcome.ABSENT)]
+    busy = Facts(node(gpu(ONE, 0, pids=(7,)), rdma={"mlx5_0": device("ACTIVE")}))
+    assert outcomes(wanted(busy)) == [(f"{ONE} and mlx5_0 port 1", Outcome.SKIPPED)]
+    assert wanted(busy, in_use=True) == wanted(free)
 
 
 def test_a_divided_gpu_without_instances_cannot_be_tried() -> None:

@@ -27,6 +27,7 @@ PROOFS: Mapping[Proof, str] = {
     Proof.GDRCOPY: "GDRCopy can be opened",
     Proof.GDS: "GPUDirect Storage can be opened, cufile.json can be read",
     Proof.OFED: "the driver of NVIDIA's NICs is loaded",
+    Proof.GPUDIRECT: "NICs write and read memory of the GPUs beside them, by DMA-BUF or peer memory",
     Proof.TOOLKIT: "every container runtime knows CDI, and a specification gives each GPU and MIG device",
     Proof.PLUGIN: "the kubelet can hand out GPUs",
 }

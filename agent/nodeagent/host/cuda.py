@@ -54,7 +54,15 @@ class CudaProcesses:
             raise DeadlineError(_OPERATION, subject, reason, advice) from error
         if process.returncode:
             raise HostError(_OPERATION, subject, _last_words(process.returncode, complaint), "see the kernel log")
-        return _result(json.loads(said), subject, launch)
+        return _result(_decoded(said, subject), subject, launch)
+
+
+def _decoded(said: bytes, subject: str) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads(said)
+    except ValueError as error:
+        raise HostError(_OPERATION, subject, "its process did not say how it ended", "see the kernel log") from error
+    return found
 
 
 def subject_of(trial: Trial) -> str:

@@ -7,17 +7,26 @@ CUDA_VISIBLE_DEVICES once.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import cffi
 
 from nodeagent.errors import HostError
 from nodeagent.host.cuda_driver import CudaCallError, CudaDriver
 from nodeagent.host.cuda_neighbours import open_gdrcopy, open_gds
 from nodeagent.host.cuda_works import WrongDataError, peer, vector
+from nodeagent.host.gpudirect import rdma
 from nodeagent.state.proofs import Trial, TrialResult, Work
 
-_ON_DEVICES: Mapping[Work, Callable[[CudaDriver, Trial], TrialResult]] = {Work.VECTOR: vector, Work.PEER: peer}
+_PR_SET_PDEATHSIG = 1
+_ON_DEVICES: Mapping[Work, Callable[[CudaDriver, Trial], TrialResult]] = {
+    Work.VECTOR: vector,
+    Work.PEER: peer,
+    Work.RDMA: rdma,
+}
 _BESIDE: Mapping[Work, Callable[[str], TrialResult]] = {Work.GDRCOPY: open_gdrcopy, Work.GDS: open_gds}
 
 
@@ -41,7 +50,16 @@ def answer(trial: Trial, library: str) -> dict[str, Any]:
     return {"result": {"figures": figures, "facts": facts, "simulated": result.simulated}}
 
 
+def end_with_parent() -> None:
+    """A trial whose agent has ended must not go on (prctl(2), PR_SET_PDEATHSIG)."""
+    ffi = cffi.FFI()
+    ffi.cdef("int prctl(int option, unsigned long argument);")
+    library: Any = ffi.dlopen(None)
+    library.prctl(_PR_SET_PDEATHSIG, ffi.cast("unsigned long", signal.SIGKILL))
+
+
 def main() -> None:
+    end_with_parent()
     asked = json.load(sys.stdin)
     trial = Trial(**{**asked, "work": Work(asked["work"]), "uuids": tuple(asked["uuids"])})
     json.dump(answer(trial, sys.argv[1]), sys.stdout)

@@ -52,6 +52,7 @@ CUresult cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr s
     size_t ByteCount);
 CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr dptr, size_t size, int handleType,
     unsigned long long flags);
+CUresult cuFlushGPUDirectRDMAWrites(int target, int scope);
 CUresult cuPointerSetAttribute(const void *value, int attribute, CUdeviceptr ptr);
 """
 STUB_SYMBOL = "extern const char nodeagent_cuda_stub[];"

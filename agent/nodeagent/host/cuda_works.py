@@ -29,7 +29,7 @@ class WrongDataError(Exception):
 
 def vector(driver: CudaDriver, trial: Trial) -> TrialResult:
     """Memory and arithmetic of one device."""
-    device = _only(driver, trial.uuids[0])
+    device = only(driver, trial.uuids[0])
     with driver.context(device), ExitStack() as stack:
         figures = _memory(driver, stack)
         figures["kernel_seconds"] = _addition(driver, stack)
@@ -39,7 +39,7 @@ def vector(driver: CudaDriver, trial: Trial) -> TrialResult:
     return TrialResult(figures, facts, driver.is_stub)
 
 
-def _only(driver: CudaDriver, uuid: str, ordinal: int = 0) -> Any:
+def only(driver: CudaDriver, uuid: str, ordinal: int = 0) -> Any:
     """The device of this place, which must be the one that was asked for."""
     device = driver.device(ordinal)
     found, wanted = driver.uuid(device), uuid.partition("-")[2].replace("-", "")
@@ -92,7 +92,7 @@ def _launch(driver: CudaDriver, function: Any, vectors: tuple[Any, Any, Any]) ->
 
 def peer(driver: CudaDriver, trial: Trial) -> TrialResult:
     """A copy from the first device to the second; over NVLink or PCIe where they reach each other, else by the host."""
-    source, target = (_only(driver, uuid, place) for place, uuid in enumerate(trial.uuids))
+    source, target = (only(driver, uuid, place) for place, uuid in enumerate(trial.uuids))
     direct = bool(driver.out("int", "cuDeviceCanAccessPeer", target, source))
     data = random.randbytes(MEMORY_BYTES)  # noqa: S311 - a pattern, not a secret
     with driver.context(source) as here, driver.memory(MEMORY_BYTES) as origin:

@@ -119,6 +119,7 @@ class Side:
     qp: Any
     cq: Any
     mr: Any
+    pd: Any
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def side(verbs: Verbs, stack: ExitStack, context: Any, port: int) -> Side:
     wanted = verbs.qp.QPInitAttr(qp_type=enums.IBV_QPT_RC, scq=queue, rcq=queue, cap=capacity)
     initial = verbs.qp.QPAttr(port_num=port)
     initial.qp_access_flags = access
-    return Side(kept(stack, verbs.qp.QP(domain, wanted, initial)), queue, memory)
+    return Side(kept(stack, verbs.qp.QP(domain, wanted, initial)), queue, memory, domain)
 
 
 def connection(verbs: Verbs, endpoint: Endpoint, path: Path) -> Any:

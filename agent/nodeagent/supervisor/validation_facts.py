@@ -20,7 +20,7 @@ from nodeagent.resources.runtime_rules import ImpossibleError, Wanted, change_fo
 from nodeagent.spec.containers import Cdi
 from nodeagent.state.containers import CdiFile, Runtime
 from nodeagent.state.proofs import Finding, Proof, Trial, Validation, Work
-from nodeagent.supervisor.validation_rdma import rdma
+from nodeagent.supervisor.validation_rdma import gpudirect, rdma
 from nodeagent.validation import checks, trials
 from nodeagent.validation.facts import Facts
 from nodeagent.validation.running import make
@@ -134,7 +134,10 @@ def wanted(facts: Facts, choice: Round) -> Iterator[Trial | Finding]:
 
 def prove(host: Host, facts: Facts, choice: Round, *, simulated: bool) -> Validation:
     """One round."""
-    found = make(host.cuda, wanted(facts, choice), choice.deadline_seconds)
+    tries = [*wanted(facts, choice)]
+    if Proof.GPUDIRECT in choice.proofs:
+        tries += gpudirect(host.files, facts, simulated=simulated, in_use=choice.in_use)
+    found = make(host.cuda, tries, choice.deadline_seconds)
     if Proof.RDMA in choice.proofs:
         found += tuple(rdma(host.files, facts.state, simulated=simulated))
     return concluded(found)

@@ -1,18 +1,23 @@
-"""The proof that RDMA ports carry traffic: each active port to itself, with little of it."""
+"""The proofs about RDMA ports: each active one carries traffic to itself and reaches memory of the GPU beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from nodeagent.errors import HostError, UnsupportedError
 from nodeagent.host.gid_facts import read_gids
 from nodeagent.host.ports import Files
 from nodeagent.host.verbs import Verbs
+from nodeagent.metrics.topology import rails
 from nodeagent.resources.gid_selection import choose_gid
+from nodeagent.state.gpu import MigMode
 from nodeagent.state.network import RdmaPort
 from nodeagent.state.node import NodeState
-from nodeagent.state.proofs import Finding, Outcome, Proof
+from nodeagent.state.proofs import Finding, Outcome, Proof, Trial, Work
 from nodeagent.state.verbs import Effort, Endpoint
+from nodeagent.validation.facts import Facts
+from nodeagent.validation.trials import Device, held
 
 ACTIVE, ETHERNET = "ACTIVE", "Ethernet"
 LITTLE = Effort(round_trips=100, writes=32)
@@ -68,3 +73,31 @@ def endpoint_of(files: Files, device: str, port: RdmaPort) -> Endpoint:
     if choice.gid is None:
         raise UnsupportedError("choose gid of", f"{device} port {port.port}", choice.reason)
     return Endpoint(device, port.port, choice.gid.index, traffic_class)
+
+
+def gpudirect(files: Files, facts: Facts, *, simulated: bool, in_use: bool) -> Iterator[Trial | Finding]:
+    """Each whole GPU that is free with the active ports nearest to it; the first port where none is near any."""
+    ports = [(device.name, port) for device in facts.state.rdma.values() for port in device.ports]
+    active = [(name, port) for name, port in ports if port.state == ACTIVE]
+    whole = {str(gpu.index): gpu for gpu in facts.state.gpus.values() if gpu.mig_mode is not MigMode.ENABLED}
+    if not active or not whole:
+        what = "gpu that is not divided" if active else "active rdma port"
+        yield Finding(Proof.GPUDIRECT, "node", Outcome.ABSENT, f"there is no {what}")
+        return
+    if simulated:
+        text = "the ports of a simulated node carry no traffic"
+        yield Finding(Proof.GPUDIRECT, "node", Outcome.SKIPPED, text)
+        return
+    near = [(whole[rail.gpu], *one) for one in active if (rail := rails(facts.state)[one[0]]).gpu in whole]
+    for gpu, name, port in near or [(whole[min(whole, key=int)], *active[0])]:
+        subject = f"{gpu.uuid} and {name} port {port.port}"
+        if gpu.pids and not in_use:
+            yield replace(held(Proof.GPUDIRECT, (Device(gpu.uuid, gpu.pids),), facts), subject=subject)
+            continue
+        try:
+            end = endpoint_of(files, name, port)
+        except HostError as error:
+            yield Finding(Proof.GPUDIRECT, subject, Outcome.FAILED, error.reason)
+        else:
+            index = -1 if end.gid_index is None else end.gid_index
+            yield Trial(Work.RDMA, (gpu.uuid,), name, port.port, index, end.traffic_class)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from nodeagent.errors import BusyError, HostError, UnsupportedError
 from nodeagent.host.ports import Cuda
@@ -26,10 +28,22 @@ def make(cuda: Cuda, wanted: Iterable[Trial | Finding], deadline_seconds: float)
     Trials whose devices meet would slow each other down and still be right.
     """
     everything = list(wanted)
-    trials = [one for one in everything if isinstance(one, Trial)]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        made = iter(pool.map(lambda trial: attempt(cuda, trial, deadline_seconds), trials))
-        return tuple(next(made) if isinstance(one, Trial) else one for one in everything)
+    made = {place: one for place, one in enumerate(everything) if isinstance(one, Finding)}
+    waiting = deque((place, one) for place, one in enumerate(everything) if isinstance(one, Trial))
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                place, trial = waiting.popleft()
+                made[place] = attempt(cuda, trial, deadline_seconds)
+
+    # Daemons: an agent that is told to stop does not wait for a GPU that hangs; the child goes with its parent.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(AT_ONCE, len(waiting)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return tuple(made[place] for place in range(len(everything)))
 
 
 def attempt(cuda: Cuda, trial: Trial, deadline_seconds: float) -> Finding:
@@ -49,6 +63,8 @@ def attempt(cuda: Cuda, trial: Trial, deadline_seconds: float) -> Finding:
 
 
 def subject_of(trial: Trial) -> str:
+    if trial.work is Work.RDMA:
+        return f"{trial.uuids[0]} and {trial.device} port {trial.port}"
     return " to ".join(trial.uuids) or "node"
 
 

@@ -75,15 +75,16 @@ def held(proof: Proof, those: tuple[Device, ...], facts: Facts) -> Finding:
 
 def shown(trial: Trial, result: TrialResult) -> str:
     """What a person reads of a trial that went well."""
-    rate = {name: f"{value / 1e9:.1f} GB/s" for name, value in result.figures.items() if name.endswith("per_second")}
+    rates = {name: f"{value / 1e9:.1f} GB/s" for name, value in result.figures.items() if name.endswith("per_second")}
     if trial.work is Work.VECTOR:
-        up, down = rate["to_device_bytes_per_second"], rate["from_device_bytes_per_second"]
+        up, down = rates["to_device_bytes_per_second"], rates["from_device_bytes_per_second"]
         what = f"{result.facts['product']}, CUDA {result.facts['cuda']}"
         return f"{what}: sums and memory right, {up} to it, {down} from it"
     if trial.work is Work.PEER:
         return (
-            f"{rate['bytes_per_second']} {'directly' if result.facts['route'] == 'direct' else 'through host memory'}"
+            f"{rates['bytes_per_second']} {'directly' if result.facts['route'] == 'direct' else 'through host memory'}"
         )
     if trial.work is Work.RDMA:
-        return f"{trial.device} port {trial.port} reads and writes its memory by {result.facts['route']}"
+        rate = f"{result.figures['bits_per_second'] / 1e9:.1f} Gb/s"
+        return f"the nic writes and reads memory of the gpu by {result.facts['route']}, {rate}"
     return "it can be opened"

@@ -12,6 +12,7 @@ import pytest
 
 from nodeagent.cli import main
 from nodeagent.errors import BusyError, GoneError, UnsupportedError
+from nodeagent.host.cuda import CudaLaunch, CudaProcesses
 from nodeagent.host.files import LocalFiles
 from nodeagent.host.gid_facts import read_gids
 from nodeagent.host.kmod import LibKmod
@@ -26,8 +27,10 @@ from nodeagent.plan.journal import Journal
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.gid_selection import choose_gid
 from nodeagent.resources.rdma_proof import doubts, path_mtu
+from nodeagent.simulation.cuda import DEVICES, stub_path
 from nodeagent.spec.reader import read_spec
 from nodeagent.state.gids import ROCE_V1, ROCE_V2, Family
+from nodeagent.state.proofs import Trial, Work
 from nodeagent.state.verbs import Effort, Endpoint
 from sim_node import Told, text_of
 from vm.guest import kernel
@@ -93,6 +96,20 @@ def test_traffic_goes_by_the_gid_that_is_chosen_and_by_what_it_says(rail: str) -
     assert again.gid is not None
     assert again.gid.text == "10.78.0.1"
     assert Verbs().ping_pong(Endpoint(rail, 1, again.gid.index), FEW).gid.endswith("ffff:0a4e:0001")
+
+
+def test_memory_of_a_gpu_is_written_and_read_by_the_nic(rail: str) -> None:
+    """The stub's memory is the host's, which the NIC takes by its address; DMA-BUF the stub does not have."""
+    gpu = "GPU-11111111-2222-3333-4444-555555555555"
+    launch = CudaLaunch(str(stub_path()), {DEVICES: f"{gpu}|Tester|{1 << 30}"})
+    cuda = CudaProcesses(lambda: launch)
+    chosen = choose_gid(read_gids(LocalFiles(), rail, 1), "rail0")
+    assert chosen.gid is not None
+    result = cuda.attempt(Trial(Work.RDMA, (gpu,), rail, 1, chosen.gid.index), 200.0)
+    assert (result.facts["route"], result.simulated) == ("peer memory", True)
+    assert result.figures["bits_per_second"] > 0
+    with pytest.raises(GoneError, match="no data available"):
+        cuda.attempt(Trial(Work.RDMA, (gpu,), rail, 1, chosen.gid.index + 9), 200.0)
 
 
 def test_an_empty_slot_carries_no_traffic(rail: str) -> None:
