@@ -141,7 +141,7 @@ def _decisions(document: dict[str, Any], style: Style) -> Iterator[str]:
             one["action"] or "report",
             one["subject"],
             ", ".join(sorted({found["check"] for found in one["findings"]})),
-            one["reason"],
+            "; ".join((one["reason"], *(one["inTheWay"] if one["standing"] == "ready" else ()))),
         )
         for one in document["decisions"]
     ]
