@@ -136,6 +136,9 @@ nvmlReturn_t nvmlDeviceClearEccErrorCounts(nvmlDevice_t device, nvmlEccCounterTy
 	return call_end(&c, NVML_SUCCESS);
 }
 
+/* The driver's thresholds are not published; a test needs one that can be passed. */
+#define SRAM_THRESHOLD 4
+
 nvmlReturn_t nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t device, nvmlEccSramErrorStatus_t *status)
 {
 	struct call c;
@@ -154,6 +157,7 @@ nvmlReturn_t nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t device, nvmlEccSramErr
 		.volatileUncSecDed = c.gpu->sram_uncorrected,
 		.volatileCor = c.gpu->sram_corrected,
 		.aggregateUncBucketL2 = c.gpu->sram_uncorrected_aggregate,
+		.bThresholdExceeded = c.gpu->sram_uncorrected_aggregate >= SRAM_THRESHOLD,
 	};
 	return call_end(&c, NVML_SUCCESS);
 }

@@ -113,6 +113,8 @@ GPU_FAULTS: Mapping[str, tuple[float | None, Wanted]] = {
     ),
     "recovery-action": (1, {("gpu 2", "recovery-action"): Verdict.FAILED}),
     "ecc": (None, {("gpu 2", "ecc"): Verdict.WARNING}),
+    "sram": (None, {("gpu 2", "sram"): Verdict.FAILED}),
+    "unavailable": (None, {("gpu 2", "gpu-notice"): Verdict.FAILED}),
     "remap-pending": (None, {("gpu 2", "row-remap"): Verdict.WARNING}),
     "remap-failed": (None, {("gpu 2", "row-remap"): Verdict.FAILED}),
     "nvlink-down": (0b101, {("gpu 2", "nvlink"): Verdict.FAILED}),

@@ -13,7 +13,7 @@ from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_samples import FIELDS
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
-from nodeagent.state.gpu import Placement, Xid
+from nodeagent.state.gpu import Notice, Placement, Xid
 
 A100, H100 = 0, 1
 GIB = 1 << 30
@@ -116,6 +116,24 @@ def test_xids_come_with_the_next_sample_of_their_gpu_and_once(nvml, machine):
     machine.xid(uuid(machine, H100), 79)
     assert [sample.xids for sample in nvml.samples()] == [(), (Xid(31), Xid(79))]
     assert [sample.xids for sample in nvml.samples()] == [(), ()]
+
+
+def test_notices_come_with_the_next_sample_of_their_gpu_and_once(nvml, machine):
+    assert [sample.notices for sample in nvml.samples()] == [(), ()]
+    machine.add_ecc_errors(uuid(machine, A100), 1)
+    machine.add_ecc_errors(uuid(machine, A100), 3)
+    machine.add_ecc_errors(uuid(machine, A100), 5, corrected=True)
+    machine.set_recovery_action(uuid(machine, H100), 1)
+    machine.send_event(uuid(machine, H100), 0x4000, 0)
+    told = [set(sample.notices) for sample in nvml.samples()]
+    assert told == [{Notice.DOUBLE_BIT}, {Notice.RECOVERY, Notice.UNAVAILABLE}]
+    assert [sample.notices for sample in nvml.samples()] == [(), ()]
+
+
+def test_too_many_errors_of_memory_on_the_chip_are_told(nvml, machine):
+    assert [sample.sram_threshold_exceeded for sample in nvml.samples()] == [False, False]
+    machine.add_ecc_errors(uuid(machine, H100), 4, sram=True)
+    assert [sample.sram_threshold_exceeded for sample in nvml.samples()] == [False, True]
 
 
 def test_an_xid_names_its_instance(nvml, machine):

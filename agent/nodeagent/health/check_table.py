@@ -34,6 +34,18 @@ _ENTRIES = (
         "is to be done, or a reload of the driver, a reboot, or `nodeagent health --acknowledge`",
     ),
     CheckEntry("ecc", "gpu", "uncorrectable memory errors since the driver was loaded; rate of corrected ones", _RESET),
+    CheckEntry(
+        "sram",
+        "gpu",
+        "whether uncorrectable errors of the memory on the chip exceed the driver's threshold",
+        "never: the count is for good",
+    ),
+    CheckEntry(
+        "gpu-notice",
+        "gpu",
+        "what NVML told of the GPU without a number: unavailable, or an error of two bits",
+        "after `damping.quiet_seconds`",
+    ),
     CheckEntry("row-remap", "gpu", "remapped rows: failed, waiting for a reset, used up", _RESET),
     CheckEntry("retired-pages", "gpu", "retired memory pages (before Ampere)", _RESET),
     CheckEntry("temperature", "gpu", "how far the GPU is from slowing down", _NOW),

@@ -83,6 +83,21 @@ def _ecc(look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:
         yield ok(gpu, "ecc", f"none uncorrectable since the driver was loaded, {ever or 0:.0f} ever")
 
 
+def _sram(look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:  # noqa: ARG001 - one signature
+    exceeded = sample.sram_threshold_exceeded
+    if exceeded is None:
+        return
+    if exceeded:
+        said = (
+            "the driver says that their threshold is exceeded",
+            "too many uncorrectable errors of the memory on the chip, which has no spare rows",
+            "replace the GPU",
+        )
+        yield bad(gpu, "sram", FAILED, said, Recovery.INSPECT)
+    else:
+        yield ok(gpu, "sram", "below the threshold")
+
+
 def _row_remap(look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:
     failed, pending = sample.fields.get(REMAP_FAILED), sample.fields.get(REMAP_PENDING)
     if failed is None:
@@ -286,6 +301,7 @@ def _persistence(look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Findin
 GPU_CHECKS: tuple[GpuCheck, ...] = (
     _recovery,
     _ecc,
+    _sram,
     _row_remap,
     _retired_pages,
     _temperature,

@@ -11,11 +11,17 @@ from nodeagent.health.kernel_lines import Line, LineKind, LineReader, read_line
 from nodeagent.health.observation import Identities
 from nodeagent.host.kernel_follow import LogBatch
 from nodeagent.host.kernel_log import KernelRecord
-from nodeagent.state.gpu import GpuSample
+from nodeagent.state.gpu import GpuSample, Notice
 from nodeagent.state.health import NODE, EventKind, HealthEvent, Recovery, Subject, SubjectKind, Verdict
 
 TOLD_PER_INCIDENT = 10  # of one number: the incident itself counts all of them
 OF_THE_JOB = (Recovery.NONE, Recovery.RESTART_JOB)
+UNAVAILABLE = Judgement(
+    Verdict.FAILED,
+    Recovery.RESET_GPU,
+    Notice.UNAVAILABLE.value,
+    "see the recovery action, and the kernel's log for an Xid",
+)
 REFUSED = "a process wrote what only the driver may say; refused"
 
 
@@ -109,6 +115,17 @@ class LogReading:
                 counts: Mapping[tuple[int, str], int] = incident.counts if incident else {}
                 if counts.get((xid.code, BY_NVML), 1) > counts.get((xid.code, BY_KERNEL), 0):
                     yield from told
+
+    def notices(self, samples: Iterable[GpuSample], who: Identities, now: float) -> Iterator[HealthEvent]:
+        """What else NVML told of a GPU; counters and the recovery action have verdicts of their own."""
+        for sample in samples:
+            for notice in sample.notices:
+                subject = who.gpu(sample.uuid)
+                if notice is Notice.UNAVAILABLE:
+                    found = HostTrouble(subject, "gpu-notice", now, UNAVAILABLE, f"{BY_NVML}: {notice.value}")
+                    self.troubles[(*subject.key, "gpu-notice")] = found
+                verdict = UNAVAILABLE.verdict if notice is Notice.UNAVAILABLE else Verdict.OK
+                yield HealthEvent(now, EventKind.NVML, subject, f"{BY_NVML}: {notice.value}", "gpu-notice", verdict)
 
     def replay(self, events: Iterable[HealthEvent]) -> None:
         """Take up what an earlier run of the agent saw in this boot."""

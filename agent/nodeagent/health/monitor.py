@@ -87,6 +87,7 @@ class Monitor:
         events = [*self._lost_lines(batch, seen.now), *self.log.read(batch, self.who, seen.now)]
         self._identify(seen)
         events += self.log.from_nvml(seen.samples.values(), self.who, seen.now)
+        events += self.log.notices(seen.samples.values(), self.who, seen.now)
         self._count(seen)
         self._follow_ports(seen)
         self._learn(seen)

@@ -1,26 +1,39 @@
-"""Xid errors and changes of the MIG layout through NVML's events, handed out with the sample of the GPU they concern.
+"""Xid errors, other notices and changes of the MIG layout through NVML's events, with the sample of the GPU concerned.
 
 Source: nvml.h, group nvmlEvents: nvmlEventTypeXidCriticalError has the Xid in eventData, and instance ids of 0xFFFFFFFF
-where it cannot be attributed; nvmlEventMigConfigChange comes on the parent device.
+where it cannot be attributed; nvmlEventMigConfigChange comes on the parent device. Errors of a single bit are not asked
+for: they come in storms, and their counter says as much.
 """
 
 from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pynvml
 
 from nodeagent.host import nvml_errors
-from nodeagent.state.gpu import Xid
+from nodeagent.state.gpu import Notice, Xid
 
 _XID = 0x8  # nvmlEventTypeXidCriticalError
 _MIG = 0x100  # nvmlEventMigConfigChange
+_NOTICES = {0x2: Notice.DOUBLE_BIT, 0x4000: Notice.UNAVAILABLE, 0x8000: Notice.RECOVERY}
+_WANTED = _XID | _MIG | sum(_NOTICES)
 _WHOLE_GPU = 0xFFFFFFFF
 _AT_ONCE = 256  # an error storm must not keep a sample from ending; the rest comes with the next one
 # A lost GPU in the set ends every wait at once; its own calls tell of it, and the kernel's log of the others' Xids.
 _OVER = (nvml_errors.TIMEOUT, nvml_errors.NOT_FOUND, nvml_errors.GPU_IS_LOST, nvml_errors.RESET_REQUIRED)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What NVML told of one GPU since the last call."""
+
+    xids: tuple[Xid, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    mig_changed: bool = False
 
 
 class GpuEvents:
@@ -30,8 +43,7 @@ class GpuEvents:
         self._set: Any = None
         self._registered: set[str] = set()
         self._names: dict[int, str] = {}  # UUID by handle: a GPU that is lost cannot be asked for it any more
-        self._waiting: dict[str, list[Xid]] = {}
-        self._repartitioned: set[str] = set()
+        self._waiting: dict[str, Told] = {}
 
     def close(self) -> None:
         if self._set is not None:
@@ -41,19 +53,16 @@ class GpuEvents:
         self._registered.clear()
         self._names.clear()
         self._waiting.clear()
-        self._repartitioned.clear()
 
-    def since_last(self, handle: Any, uuid: str) -> tuple[tuple[Xid, ...], bool]:
-        """Xids of this GPU since the last call, and whether its MIG layout changed."""
+    def since_last(self, handle: Any, uuid: str) -> Told:
+        """What was told of this GPU since the last call."""
         if uuid not in self._registered:
             self._names[_address(handle)] = uuid
             self._register(handle)
             self._registered.add(uuid)
         if self._set is not None:
             self._drain()
-        changed = uuid in self._repartitioned
-        self._repartitioned.discard(uuid)
-        return tuple(self._waiting.pop(uuid, ())), changed
+        return self._waiting.pop(uuid, Told())
 
     def _name(self, handle: Any) -> str:
         return self._names.get(_address(handle)) or str(pynvml.nvmlDeviceGetUUID(handle))
@@ -61,7 +70,7 @@ class GpuEvents:
     def _register(self, handle: Any) -> None:
         try:
             supported = pynvml.nvmlDeviceGetSupportedEventTypes(handle)
-            if wanted := supported & (_XID | _MIG):
+            if wanted := supported & _WANTED:
                 self._set = self._set or pynvml.nvmlEventSetCreate()
                 pynvml.nvmlDeviceRegisterEvents(handle, wanted, self._set)
         except pynvml.NVMLError as error:
@@ -76,12 +85,19 @@ class GpuEvents:
                 if error.value in _OVER or nvml_errors.is_absence(error.value):
                     return
                 raise
-            if event.eventType & _MIG:
-                self._repartitioned.add(self._name(event.device))
-            if event.eventType & _XID:
-                gi_id = -1 if event.gpuInstanceId == _WHOLE_GPU else event.gpuInstanceId
-                uuid = self._name(event.device)
-                self._waiting.setdefault(uuid, []).append(Xid(int(event.eventData), gi_id))
+            uuid = self._name(event.device)
+            self._waiting[uuid] = _with(self._waiting.get(uuid, Told()), event)
+
+
+def _with(told: Told, event: Any) -> Told:
+    """With one event more; the same notice twice says no more than once."""
+    if event.eventType & _XID:
+        gi_id = -1 if event.gpuInstanceId == _WHOLE_GPU else event.gpuInstanceId
+        told = replace(told, xids=(*told.xids, Xid(int(event.eventData), gi_id)))
+    if event.eventType & _MIG:
+        told = replace(told, mig_changed=True)
+    notices = dict.fromkeys((*told.notices, *(one for bit, one in _NOTICES.items() if event.eventType & bit)))
+    return replace(told, notices=tuple(notices))
 
 
 def _address(handle: Any) -> int:

@@ -56,9 +56,17 @@ def _fabric(handle: Any) -> Fabric:
     raise pynvml.NVMLError(nvml_errors.NOT_SUPPORTED)
 
 
+def _sram_threshold(handle: Any) -> bool:
+    """NOT_SUPPORTED before Ampere and where ECC is off (nvmlDeviceGetSramEccErrorStatus)."""
+    status = pynvml.c_nvmlEccSramErrorStatus_v1_t()
+    pynvml.nvmlDeviceGetSramEccErrorStatus(handle, byref(status))
+    return bool(status.bThresholdExceeded)
+
+
 HEALTH_READINGS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("persistence", _persistence),
     ("temperature_margin_celsius", _margin),
     ("nvlinks", _nvlinks),
     ("fabric", _fabric),
+    ("sram_threshold_exceeded", _sram_threshold),
 )

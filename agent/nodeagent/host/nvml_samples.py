@@ -121,8 +121,10 @@ class Telemetry:
         values = dict(self._getters(handle, index, costs))
         devices = tuple(_mig_devices(handle))
         costs.restart()
-        xids, mig_changed = self._events.since_last(handle, uuid)
-        if mig_changed:  # what a divided GPU lacks, utilisation for one, it may have again, and the other way round
+        told = self._events.since_last(handle, uuid)
+        if (
+            told.mig_changed
+        ):  # what a divided GPU lacks, utilisation for one, it may have again, and the other way round
             self._absent.pop(index, None)
             self._fields.pop(index, None)
         costs.add("nvmlEventSetWait_v2")
@@ -137,8 +139,9 @@ class Telemetry:
             fields=fields,
             gpm=gpm,
             instances=tuple(self._instances(handle, index, devices)),
-            xids=xids,
-            mig_changed=mig_changed,
+            xids=told.xids,
+            notices=told.notices,
+            mig_changed=told.mig_changed,
             **self._health(handle, index),
             read_seconds=time.monotonic() - started,
             calls=costs.found,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nodeagent.simulation.node import SimulatedNode
 
 _SECOND_NS = 10**9
+_UNAVAILABLE_EVENT = 0x4000  # nvmlEventTypeGpuUnavailableError
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ FAULTS: Mapping[str, FaultKind] = MappingProxyType(
             lambda node, uuid: node.machine.set_recovery_action(uuid, 0),
         ),
         "ecc": _counter("uncorrectable memory errors", "ecc_uncorrected", 1),
+        "sram": _counter(
+            "uncorrectable errors of memory on the chip, ever; 4 are too many", "sram_uncorrected_aggregate", 4
+        ),
+        "unavailable": FaultKind(
+            "NVML says that the GPU became unavailable", "gpu", 1,
+            lambda node, uuid, _value: node.machine.send_event(uuid, _UNAVAILABLE_EVENT, 0),
+        ),
         "remap-pending": _counter("a row remapping waits for a reset", "remap_pending", 1),
         "remap-failed": _counter("a row remapping failed", "remap_failed", 1),
         "nvlink-down": _counter("NVLinks are down, a bit for each", "nvlinks_down", 1),

@@ -176,6 +176,14 @@ class Xid:
     gi_id: int = -1
 
 
+class Notice(StrEnum):
+    """Another event that NVML tells of a GPU (nvmlEventType*), in words."""
+
+    DOUBLE_BIT = "a memory error of two bits"
+    UNAVAILABLE = "the GPU became unavailable"
+    RECOVERY = "what the driver wants done about the GPU changed"
+
+
 @dataclass(frozen=True)
 class Fabric:
     """The GPU's place in the NVLink fabric (nvmlGpuFabricInfoV_t): the numbers as nvml.h has them.
@@ -196,7 +204,8 @@ class GpuSample:
 
     `fields` maps NVML field ids and `gpm` GPM metric ids to their values in NVML's units (nvml.h); what the GPU does
     not have is not in them. `nvlinks` says of each link whether it is up; `temperature_margin_celsius` is what is left
-    until the GPU slows down. GPM values are means since the sample before. `xids` and `mig_changed` are events since
+    until the GPU slows down; `sram_threshold_exceeded`: too many uncorrectable errors of memory on the chip.
+    GPM values are means since the sample before. `xids`, `notices` and `mig_changed` are events since
     it. `read_seconds` is what this reading took, `calls` how often each NVML function was called, and seconds of it.
     """
 
@@ -230,11 +239,13 @@ class GpuSample:
     gpm: Mapping[int, float] = field(default_factory=dict)
     instances: tuple[InstanceSample, ...] = ()
     xids: tuple[Xid, ...] = ()
+    notices: tuple[Notice, ...] = ()
     mig_changed: bool = False
     persistence: bool | None = None
     temperature_margin_celsius: int | None = None
     nvlinks: tuple[bool, ...] | None = None
     fabric: Fabric | None = None
+    sram_threshold_exceeded: bool | None = None
     read_seconds: float = 0.0
     calls: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 

@@ -158,6 +158,7 @@ class EventKind(StrEnum):
     XID = "xid"
     SXID = "sxid"
     KERNEL = "kernel"  # another line of the kernel's log that means something
+    NVML = "nvml"  # an event of the driver that has no number
     VERDICT = "verdict"  # a finding changed
     LOST = "lost"  # records of the kernel's log were overwritten before they were read
     BOOT = "boot"
