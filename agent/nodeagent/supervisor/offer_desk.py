@@ -105,7 +105,7 @@ class OfferDesk:
     def look(self) -> None:
         """One round."""
         problems = []
-        for part in (self._follow_kubelet, self._read_configuration, self._read_links):
+        for part in (self._read_configuration, self._follow_kubelet, self._read_links):
             try:
                 part()
             except (HostError, SpecError) as error:
@@ -123,19 +123,31 @@ class OfferDesk:
         return self.path_of(section.plugin_directory or KUBELET_PLUGINS) if section is not None else ""
 
     def _follow_kubelet(self) -> None:
-        """Begin when there is a kubelet; end when the node file does not want it any more."""
+        """Begin when there is a kubelet; end when the node file does not want it any more.
+
+        Not while steps are taken: what they change was not offered when they were planned, and so is not withdrawn.
+        """
         directory = self.directory
         if self._plugins is not None and self._plugins.directory != directory:
             self._close()
-        if self._plugins is None and directory and os.path.exists(f"{directory}/kubelet.sock"):
-            try:
-                from nodeagent.kubernetes.plugins import DevicePlugins  # noqa: PLC0415 - gRPC is 12 MB
-            except ImportError as error:
-                raise HostError(
-                    "offer devices at", directory, f"{error.name} is missing", "install nodeagent[kubernetes]"
-                ) from error
-            self._plugins = DevicePlugins(directory)
-            self._plugins.start()
+        is_due = self._plugins is None and directory and os.path.exists(f"{directory}/kubelet.sock")
+        if not is_due or not self.hardware.acquire(timeout=LOOK_SECONDS):
+            return
+        try:
+            self._begin(directory)
+            self.publish()
+        finally:
+            self.hardware.release()
+
+    def _begin(self, directory: str) -> None:
+        try:
+            from nodeagent.kubernetes.plugins import DevicePlugins  # noqa: PLC0415 - gRPC is 12 MB
+        except ImportError as error:
+            raise HostError(
+                "offer devices at", directory, f"{error.name} is missing", "install nodeagent[kubernetes]"
+            ) from error
+        self._plugins = DevicePlugins(directory)
+        self._plugins.start()
 
     def _close(self) -> None:
         with self._lock:
