@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mig_world import board
-from nodeagent.errors import HostError, SpecError
+from nodeagent.errors import HostError
 from nodeagent.resources.network_offers import FunctionAllocator, NetworkPools, network_offers
-from nodeagent.spec.network_plugins import FunctionPool, Parent, Selector, parse_functions, parse_shared
+from nodeagent.spec.network_plugins import FunctionPool, parse_functions, parse_shared
 from nodeagent.state.containers import CdiFile, Containers, RdmaNode
 from nodeagent.state.health import Finding, Health, Subject, SubjectKind, Verdict
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, RdmaPort, VfLinkState, VirtualFunction
@@ -23,23 +23,6 @@ from nodeagent.supervisor.pairing import MOMENT_SECONDS, Pairing, near_gpus, nea
 PF = ("0000:0c:00.0", "0000:4b:00.0")  # each beside a GPU
 GPU = ("0000:07:00.0", "0000:47:00.0")
 NAMES = ("enp12s0", "enp75s0")
-BAD = {
-    "[]": "expected a mapping",
-    '{"configList": [{"resourceName": "a b", "rdmaHcaMax": 1}]}': "configList[0].resourceName: expected letters",
-    '{"configList": [{"resourceName": "a"}]}': "key rdmaHcaMax is missing",
-    '{"configList": [{"resourceName": "a", "rdmaHcaMax": -1}]}': "expected a whole number from 0",
-    '{"configList": [{"resourceName": "a", "rdmaHcaMax": 1, "selektors": {}}]}': "unknown key selektors",
-    '{"configList": [{"resourceName": "a", "rdmaHcaMax": 1}, {"resourceName": "a", "rdmaHcaMax": 1}]}': "rdma/a is",
-    "{}": "key configList is missing",
-}
-WRONG = {
-    '{"resourceList": [{"selectors": {"vendors": ["15b3"]}}]}': "resourceList[0].resourceName: key resourceName is",
-    '{"resourceList": [{"resourceName": "a", "selectors": {"pfNames": ["e#1-"]}}]}': "expected NAME or NAME#0,2-7",
-    '{"resourceList": [{"resourceName": "a", "selectors": {"rootDevices": ["e1"]}}]}': "expected a PCI address",
-    '{"resourceList": [{"resourceName": "a", "selectors": [{"vendors": ["15b"]}]}]}': "four hexadecimal digits",
-    '{"resourceList": [{"resourceName": "a", "deviceType": "gpu"}]}': "expected netDevice or accelerator",
-    '{"resourcelist": []}': "unknown key resourcelist; did you mean resourceList",
-}
 
 
 def _vf(port: int, index: int, **changes: object) -> PciFunction:
@@ -99,47 +82,6 @@ def _only(pool: FunctionPool, state: NodeState, health: Health | None = None) ->
 
 def _ids(offer: Offer, *, healthy: bool = True) -> list[str]:
     return [one.id for one in offer.devices if one.healthy == healthy]
-
-
-def test_the_shared_plugins_file_is_read_as_it_is() -> None:
-    with open("tests/data/import/config.json", encoding="utf-8") as file:
-        first, second, third = parse_shared(file.read(), "config.json")
-    assert (first.resource, first.shares, first.selector.interfaces) == (
-        "rdma/hca_shared_devices_a",
-        1000,
-        ("ib0", "ib1"),
-    )
-    assert (second.resource, second.shares) == ("example_prefix/hca_shared_devices_b", 500)
-    assert (second.selector.devices, second.selector.link_types) == (("1017", "101b"), ("ether",))
-    assert third.selector == Selector(drivers=("mlx5_core",), is_rdma=True)
-
-
-@pytest.mark.parametrize("text", BAD)
-def test_a_wrong_file_of_the_shared_plugin_is_told_with_its_place(text: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        parse_shared(text, "config.json")
-    assert BAD[text] in str(caught.value)
-    assert "config.json:1:" in str(caught.value)
-
-
-@pytest.mark.parametrize("text", WRONG)
-def test_a_wrong_file_of_the_sriov_plugin_is_told_with_its_place(text: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        parse_functions(text, "config.json", "intel.com")
-    assert WRONG[text] in str(caught.value)
-
-
-def test_the_sriov_plugins_file_is_read_as_it_is() -> None:
-    pool = _sriov(
-        [{"vendors": ["15b3"], "isRdma": True, "pfNames": ["enp12s0#0,2-3"]}, {"rootDevices": [PF[1]], "pKeys": []}],
-        resourcePrefix="example.com", excludeTopology=True, additionalInfo={"*": {"token": "x"}},
-    )  # fmt: skip
-    first, second = pool.selectors
-    assert (pool.resource, pool.with_topology, pool.unsupported) == ("example.com/vf", False, ())
-    assert first == Selector(vendors=("15b3",), is_rdma=True, parents=(Parent("enp12s0", frozenset({0, 2, 3})),))
-    assert second.roots == (Parent(PF[1]),)
-    assert _sriov({}, isRdma=True).selectors[0].is_rdma, "where older files have it"
-    assert _sriov({"ddpProfiles": ["GTP"], "vdpaType": ""}).unsupported == ("ddpProfiles",)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +184,9 @@ def test_a_function_that_works_in_a_pods_namespace_stays() -> None:
     after = network_offers(pools, moved, Health(), before)
     assert after.offers[0].devices == before.offers[0].devices
     assert len(network_offers(pools, moved, Health()).offers[0].devices) == 7
+    other = replace(moved.pci[away], driver="vfio-pci")
+    given = replace(moved, pci={**moved.pci, away: other})
+    assert away not in _ids(network_offers(pools, given, Health(), before).offers[0])
     gone = replace(moved, pci={address: one for address, one in moved.pci.items() if address != away})
     assert away not in _ids(network_offers(pools, gone, Health(), after).offers[0])
 

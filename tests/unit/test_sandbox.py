@@ -10,13 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mig_world import board
+from nodeagent.health.look import Learned, Look
+from nodeagent.health.observation import Identities, Observation
+from nodeagent.health.presence_checks import check_presence
+from nodeagent.health.windows import Windows
 from nodeagent.plan.journal import Entry, Phase, decode, encode
 from nodeagent.resources.base import Disturbs, Step
 from nodeagent.resources.operator_labels import WORKLOAD, follow, relevant
 from nodeagent.resources.sandbox import VFIO_DRIVERS, effective, plan
 from nodeagent.resources.sandbox_steps import GiveFunction, ReleaseFunction
+from nodeagent.spec.health import Health, HealthExpect
 from nodeagent.spec.sandbox import Sandbox, Workload
 from nodeagent.spec.schema import MigEntry, Modules, NamedModule, NodeSpec, NvidiaModules
+from nodeagent.state.gpu import GpuSample
 from nodeagent.state.modules import KernelModule, Liveness
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
@@ -177,3 +183,26 @@ def test_a_group_is_never_shared_between_a_machine_and_a_driver(
 
 def _group(functions: list[PciFunction], address: str) -> str:
     return next(one.iommu_group for one in functions if one.address == address)
+
+
+@pytest.mark.parametrize("expected", [None, 2])
+def test_a_gpu_that_a_virtual_machine_has_is_not_missed(expected: int | None) -> None:
+    own, given = board(0), board(1)
+    functions = (replace(FUNCTION, address=given.pci_address), replace(FUNCTION, address=own.pci_address))
+    spec = Health(expect=HealthExpect(gpus=expected))
+
+    def verdicts(driver: str) -> dict[str, str]:
+        pci = {one.address: one for one in (replace(functions[0], driver=driver), functions[1])}
+        seen = Observation(
+            1.0,
+            NodeState(modules={"nvidia": KernelModule("nvidia", Liveness.LIVE)}, pci=pci),
+            {own.uuid: GpuSample(own.uuid)},
+            gpu_pci=(own.pci_address, given.pci_address),
+        )
+        who = Identities({own.uuid: own.pci_address, given.uuid: given.pci_address})
+        look = Look(seen, spec, Windows(600.0), who, Learned(gpus=frozenset(pci)))
+        return {f"{one.subject.name} {one.check}": one.verdict.value for one in check_presence(look)}
+
+    assert verdicts("vfio-pci")[" gpu-count"] == "ok"
+    assert f"{given.uuid} gpu-answers" not in verdicts("vfio-pci")
+    assert verdicts("")[" gpu-count"] == "failed"

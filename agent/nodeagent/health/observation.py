@@ -71,6 +71,12 @@ class Observation:
     plan_known: bool = False
     gids: Mapping[str, tuple[Gid, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def given_pci(self) -> frozenset[str]:
+        """GPUs that belong to virtual machines: VFIO has them, and NVIDIA's driver need not know them."""
+        pci = self.node.pci
+        return frozenset(address for address in self.gpu_pci if address in pci and "vfio" in pci[address].driver)
+
 
 @dataclass(frozen=True)
 class Identities:

@@ -21,6 +21,8 @@ def check_presence(look: Look) -> Iterator[Finding]:
 
 def _one(look: Look, gpu: Subject, address: str) -> Iterator[Finding]:
     """Off the bus, silent, or there. Configuration space of all ones is the sign that needs no driver."""
+    if address in look.seen.given_pci:
+        return
     silent = look.seen.unanswered.get(gpu.name)
     sampled = gpu.name in look.seen.samples
     is_lost = silent is not None and not sampled and any(word in silent.reason for word in LOST_WORDS)
@@ -63,11 +65,16 @@ def _driver(look: Look) -> Iterator[Finding]:
 
 
 def _count(look: Look) -> Iterator[Finding]:
-    """Three numbers: expected, on the bus, and known to NVML; whatever is missing is named."""
+    """Three numbers: expected, on the bus, and known to NVML; whatever is missing is named.
+
+    GPUs that belong to virtual machines count for none of them.
+    """
     seen, known = look.seen, look.who.addresses
     expected = look.spec.expect.gpus
-    on_bus = set(seen.gpu_pci)
-    wanted = expected if expected is not None else len(on_bus | look.learned.gpus)
+    given = seen.given_pci
+    on_bus = set(seen.gpu_pci) - given
+    learned = look.learned.gpus - given
+    wanted = max(0, expected - len(given)) if expected is not None else len(on_bus | learned)
     if not wanted and not on_bus:
         return
     if "nvidia" not in seen.node.modules:
@@ -75,7 +82,7 @@ def _count(look: Look) -> Iterator[Finding]:
         return
     answering = {known.get(uuid, uuid) for uuid in seen.samples}
     evidence = f"{len(answering)} answer, {len(on_bus)} on the bus, {wanted} expected"
-    missing = sorted((on_bus | look.learned.gpus) - answering)
+    missing = sorted((on_bus | learned) - answering)
     if len(answering) < wanted and seen.driver_trouble:
         yield unknown(NODE, "gpu-count", seen.driver_trouble)
     elif len(answering) < wanted:

@@ -41,16 +41,18 @@ class NetworkUnit:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is looked up many times: interfaces and RDMA devices by PCI address."""
+    """What is looked up many times: interfaces and RDMA devices by PCI address, addresses by interface."""
 
     netdevs: Mapping[str, Netdev]
     rdma: Mapping[str, RdmaDevice]
+    addresses: Mapping[str, str]
 
 
 def seen(state: NodeState) -> Seen:
     return Seen(
         {one.pci_address: one for one in state.netdevs.values() if one.pci_address},
         {one.pci_address: one for one in state.rdma.values() if one.pci_address},
+        {one.name: one.pci_address for one in state.netdevs.values()},
     )
 
 
@@ -67,7 +69,7 @@ def functions_of(
             continue
         if any(_matches(selector, one, state, there) for selector in pool.selectors):
             found.append(_unit(one, pool, state, there))
-        elif address in known and known[address].driver == one.driver and _may_match(pool, one, state):
+        elif address in known and known[address].driver == one.driver and _may_match(pool, one, state, there):
             found.append(replace(known[address], problem=""))
     return tuple(_judged(unit, state, there, health) for unit in found)
 
@@ -80,21 +82,21 @@ def _is_the_hosts(one: PciFunction, there: Seen) -> bool:
 
 
 def _matches(selector: Selector, one: PciFunction, state: NodeState, there: Seen) -> bool:
-    return _fixed(selector, one, state) and _live(selector, one, there)
+    return _fixed(selector, one, state, there) and _live(selector, one, there)
 
 
-def _may_match(pool: FunctionPool, one: PciFunction, state: NodeState) -> bool:
-    return any(_fixed(selector, one, state) for selector in pool.selectors)
+def _may_match(pool: FunctionPool, one: PciFunction, state: NodeState, there: Seen) -> bool:
+    return any(_fixed(selector, one, state, there) for selector in pool.selectors)
 
 
-def _fixed(selector: Selector, one: PciFunction, state: NodeState) -> bool:
+def _fixed(selector: Selector, one: PciFunction, state: NodeState, there: Seen) -> bool:
     """What is true of a function wherever its interface is."""
     return (
         _among(one.vendor, selector.vendors)
         and _among(one.device, selector.devices)
         and _among(one.driver, selector.drivers)
         and _among(one.address, selector.addresses)
-        and (not selector.parents or any(_is_of(_named(state), parent, one, state) for parent in selector.parents))
+        and (not selector.parents or any(_is_of(there.addresses, parent, one, state) for parent in selector.parents))
         and (not selector.roots or any(_is_of({}, parent, one, state) for parent in selector.roots))
     )
 
@@ -110,10 +112,6 @@ def _live(selector: Selector, one: PciFunction, there: Seen) -> bool:
 
 def _among(value: str, wanted: tuple[str, ...]) -> bool:
     return not wanted or value in wanted
-
-
-def _named(state: NodeState) -> Mapping[str, str]:
-    return {one.name: one.pci_address for one in state.netdevs.values()}
 
 
 def _is_of(names: Mapping[str, str], parent: Parent, one: PciFunction, state: NodeState) -> bool:

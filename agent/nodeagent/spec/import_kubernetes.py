@@ -42,7 +42,9 @@ def shared_device_plugin(reader: ForeignReader, root: Node) -> Mapping[str, Any]
         resource.text("resourceName")
         resource.text("resourcePrefix")
         resource.number("rdmaHcaMax", 0, 10**9 - 1)
-        resource.remark("resourceName", "device plugin resources have no key in links; only the NICs are taken over")
+        resource.remark(
+            "resourceName", "only the NICs are taken over; kubernetes.network.rdma_config_file offers it to pods"
+        )
         for match in dict.fromkeys(_plugin_matches(resource)):
             file.entry("links", match, up=True)
             file.rdma(*drivers_of(match.removeprefix("driver:")) if match.startswith("driver:") else ())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ from nodeagent.plan.convergence import Outcome, converge, goal_of
 from nodeagent.plan.executor import Context
 from nodeagent.plan.journal import Journal
 from nodeagent.plan.observing import Observer
+from nodeagent.resources.network_offers import NetworkPools, network_offers
+from nodeagent.spec.network_plugins import parse_functions
 from nodeagent.spec.reader import read_spec
 from nodeagent.state.devlink import Cmode, EswitchMode
+from nodeagent.state.health import Health
 from nodeagent.state.network import PciFunction, VfSetting
 from sim_node import Told, text_of
 from vm.guest import kernel
@@ -158,6 +163,21 @@ def test_a_whole_card_goes_to_a_virtual_machine_and_back(tmp_path: Path, kmod: L
     assert run(tmp_path, back).plan.converged
     found = read_pci(LocalFiles())[PF]
     assert (found.driver, found.driver_override) == ("stub_nic", "")
+
+
+@pytest.mark.usefixtures("links")
+def test_pods_would_get_the_nodes_of_a_function_at_vfio(tmp_path: Path, kmod: LibKmod) -> None:
+    load(kmod, "vfio_pci")
+    state = run(tmp_path, f'sriov: [{{match: "{PF}", vfs: 2, driver: vfio-pci}}]\n').state
+    network = {address: replace(one, class_code="020000") for address, one in state.pci.items()}  # what the card plays
+    text = '{"resourceList": [{"resourceName": "vf", "selectors": {"drivers": ["vfio-pci"], "rootDevices": ["%s"]}}]}'
+    pools = NetworkPools(functions=parse_functions(text % PF, "config.json", "example.com"))
+    (offer,) = network_offers(pools, replace(state, pci=network), Health()).offers
+    assert [one.id for one in offer.devices] == list(state.pci[PF].vf_addresses)
+    grant = offer.allocator.grant((VF0,))
+    assert grant.envs["PCIDEVICE_EXAMPLE_COM_VF"] == VF0
+    assert all(stat.S_ISCHR(os.stat(one.host_path).st_mode) for one in grant.nodes)
+    assert [one.host_path for one in grant.nodes] == ["/dev/vfio/vfio", f"/dev/vfio/{state.pci[VF0].iommu_group}"]
 
 
 def test_a_function_that_is_released_is_free_and_marked(links: RtnlLinks, kmod: LibKmod) -> None:
