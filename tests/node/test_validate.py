@@ -170,7 +170,7 @@ def test_results_stay_for_the_agent(cli: Cli) -> None:
 
 
 def test_the_agent_proves_in_the_background_and_tells_prometheus(tmp_path: Path) -> None:
-    text = FILE + "validation: {interval_seconds: 1}\nmetrics: {operator_names: true}\n"
+    text = FILE + "validation: {interval_seconds: 1, gpu_trials: at-start}\nmetrics: {operator_names: true}\n"
     with agent_on(tmp_path, text) as agent:
         agent.wait_converged()
         until = time.monotonic() + 2 * PATIENCE_SECONDS
@@ -187,7 +187,9 @@ def test_an_agent_that_is_told_to_stop_does_not_wait_for_a_gpu_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FAULTS, "cuInit=hang")
-    with agent_on(tmp_path, FILE + "validation: {interval_seconds: 1, deadline_seconds: 600}\n") as agent:
+    with agent_on(
+        tmp_path, FILE + "validation: {interval_seconds: 1, gpu_trials: at-start, deadline_seconds: 600}\n"
+    ) as agent:
         agent.wait_converged()
         until = time.monotonic() + PATIENCE_SECONDS
         while not (trials := hanging(agent.process.pid)) and time.monotonic() < until:

@@ -12,6 +12,7 @@ import pytest
 from nodeagent.errors import BusyError, DeadlineError, GoneError, HostError, UnsupportedError
 from nodeagent.host.cuda import CudaLaunch, CudaProcesses
 from nodeagent.host.cuda_driver import CudaCallError, CudaDriver
+from nodeagent.host.cuda_works import WrongDataError, only
 from nodeagent.simulation.cuda import stub_path
 from nodeagent.state.proofs import Trial, TrialResult, Work
 
@@ -182,6 +183,9 @@ def test_the_stub_refuses_what_is_no_kernel(driver: CudaDriver, text: str) -> No
 def test_a_device_under_another_uuid_is_not_taken_for_the_one_asked_for(driver: CudaDriver) -> None:
     assert driver.uuid(driver.device(0)) == ONE.removeprefix("GPU-").replace("-", "")
     assert driver.uuid(driver.device(1)) == OTHER.removeprefix("GPU-").replace("-", "")
+    assert only(driver, OTHER, 1) == driver.device(1)
+    with pytest.raises(WrongDataError, match="another device"):
+        only(driver, OTHER)
 
 
 def test_after_a_hang_the_next_trial_is_answered() -> None:

@@ -82,7 +82,7 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
         cuda = Counted()
         port: Cuda = cuda
         observer = Observer(replace(sim.host, cuda=port))
-        spec = NodeSpec(version=1, validation=Section())
+        spec = NodeSpec(version=1, validation=Section(gpu_trials=GpuTrials.AT_START))
         yield Ward(sim, cuda, ValidationWatch(observer, spec, lambda: CONVERGED, threading.Lock()))
 
 

@@ -304,7 +304,7 @@ _EVERY_KEY = Example(
             "otlp_endpoint": "http://127.0.0.1:4318/v1/metrics",
             "pod_resources_socket": "none",
         },
-        "validation": {"interval_seconds": 60, "gpu_trials": "never", "deadline_seconds": 30, "ready_files": False},
+        "validation": {"interval_seconds": 60, "gpu_trials": "at-start", "deadline_seconds": 30, "ready_files": False},
         "health": {
             "expect": {
                 "gpus": 4,

@@ -27,8 +27,9 @@ class Validation:
         "Time between two rounds of the proofs that need no GPU.", default=300.0, minimum=1, maximum=86400
     )
     gpu_trials: GpuTrials = key(
-        "When vector additions and copies between GPUs are made; a GPU in use is never touched.",
-        default=GpuTrials.AT_START,
+        "When vector additions and copies between GPUs are made; a GPU in use is never touched. A trial needs memory "
+        "of the host: give the service more than its MemoryMax of 256 MiB.",
+        default=GpuTrials.NEVER,
     )
     deadline_seconds: float = key(
         "How long one trial on a GPU may take before it has failed.", default=60.0, minimum=0.5, maximum=3600

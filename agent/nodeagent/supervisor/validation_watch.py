@@ -32,6 +32,7 @@ log = logging.getLogger("nodeagent")
 QUIET = frozenset(Proof) - {Proof.CUDA, Proof.P2P, Proof.RDMA, Proof.GPUDIRECT}
 ON_GPUS = frozenset({Proof.CUDA, Proof.P2P})
 DRIVER = ("nvidia", "nvidia_uvm")
+ONE_AT_A_TIME = 1  # the service's limit of memory holds for the trials as well
 PATIENCE_SECONDS = 1.0
 REST_SECONDS = 5.0  # between two rounds, however often they are asked for
 
@@ -93,7 +94,8 @@ class ValidationWatch:
         self._forget_other_drivers(facts)
         tries = section.gpu_trials is not GpuTrials.NEVER and status.condition is Condition.CONVERGED
         choice = Round(QUIET | ON_GPUS if tries else QUIET, section.deadline_seconds, False, self.spec.cdi or Cdi())
-        made = make(self.observer.host.cuda, self._chosen(facts, choice, section.gpu_trials), choice.deadline_seconds)
+        chosen = self._chosen(facts, choice, section.gpu_trials)
+        made = make(self.observer.host.cuda, chosen, choice.deadline_seconds, ONE_AT_A_TIME)
         self._remember(made)
         found = concluded(made)
         keep(self.observer.host.files, found)

@@ -22,7 +22,9 @@ PROOF_OF = {
 }
 
 
-def make(cuda: Cuda, wanted: Iterable[Trial | Finding], deadline_seconds: float) -> tuple[Finding, ...]:
+def make(
+    cuda: Cuda, wanted: Iterable[Trial | Finding], deadline_seconds: float, at_once: int = AT_ONCE
+) -> tuple[Finding, ...]:
     """Findings in the order of what was wanted; those that are findings already stay.
 
     Trials whose devices meet would slow each other down and still be right.
@@ -38,7 +40,7 @@ def make(cuda: Cuda, wanted: Iterable[Trial | Finding], deadline_seconds: float)
                 made[place] = attempt(cuda, trial, deadline_seconds)
 
     # Daemons: an agent that is told to stop does not wait for a GPU that hangs; the child goes with its parent.
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(AT_ONCE, len(waiting)))]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(waiting)))]
     for thread in threads:
         thread.start()
     for thread in threads:
