@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -174,6 +175,51 @@ def a_new_name_keeps_what_stands_on_it(machine: Machine) -> None:
     assert machine.netdevs()[NEW].up
     assert machine.links.addressing.read().on(NEW) == before
 
+
+def rings_go_up_to_their_limit_and_no_further_also_while_it_is_up(machine: Machine) -> None:
+    settings = machine.links.settings
+    for is_up in (False, True):
+        machine.links.set_up(machine.name, is_up)
+        for name in ("rx", "tx"):
+            before = find(settings.read(machine.name, Group.RINGS), name)
+            assert before is not None
+            assert before.most is not None
+            for value in (before.most // 2, before.most):
+                settings.write(machine.name, Group.RINGS, ((name, value),))
+                assert find(settings.read(machine.name, Group.RINGS), name) == replace(before, value=value)
+            with pytest.raises(UnsupportedError, match=f"^set rings of {machine.name}: "):
+                settings.write(machine.name, Group.RINGS, ((name, before.most + 8),))
+            assert _value(machine, Group.RINGS, name) == before.most
+            settings.write(machine.name, Group.RINGS, ((name, before.value),))
+    assert machine.netdev.up
+
+
+def coalescing_is_written_and_the_rest_of_it_stays(machine: Machine) -> None:
+    settings = machine.links.settings
+    before = settings.read(machine.name, Group.COALESCING)
+    settings.write(machine.name, Group.COALESCING, (("rx_usecs", 50),))
+    after = settings.read(machine.name, Group.COALESCING)
+    assert find(after, "rx_usecs") == Setting("rx_usecs", 50)
+    assert [one for one in after if one.name != "rx_usecs"] == [one for one in before if one.name != "rx_usecs"]
+
+
+def a_group_that_the_driver_lacks_is_empty_and_is_refused(machine: Machine) -> None:
+    lacking = [
+        group for group in (Group.CHANNELS, Group.PRIVATE_FLAGS) if not machine.links.settings.read(machine.name, group)
+    ]
+    for group in lacking:
+        assert group not in machine.links.settings.read_all((group,)).get(machine.name, {})
+        with pytest.raises(UnsupportedError):
+            machine.links.settings.write(machine.name, group, (("rx", 1),))
+
+
+# What takes a real device's driver: veth has neither rings nor coalescing.
+OF_A_DRIVER = (
+    rings_go_up_to_their_limit_and_no_further_also_while_it_is_up,
+    coalescing_is_written_and_the_rest_of_it_stays,
+    a_group_that_the_driver_lacks_is_empty_and_is_refused,
+    a_new_name_keeps_what_stands_on_it,
+)
 
 CLAUSES = (
     numbers_and_switches_are_written_and_read_back,

@@ -23,12 +23,16 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
         "reset_gpu",
     ),
     "services": ("start", "stop"),
-    "links": ("set_up", "set_mtu", "set_vf", "restore"),
+    "links": ("set_up", "set_mtu", "set_vf", "restore", "rename", "set_roce_mode", "set_roce_tos", "set_traffic_class"),
     "files": ("write", "replace", "remove", "make_device_node"),
 }
 # The same of the ports that are part of another.
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "functions": ("set_vf_count", "set_driver"),
+    "functions": ("set_vf_count", "set_driver", "set_pcie", "set_congestion"),
+    "settings": ("write",),
+    "addressing": ("add_address", "remove_address", "add_route", "remove_route", "add_rule", "remove_rule"),
+    "rdma": ("rename",),
+    "dcb": ("write_dcbx", "write_pfc", "write_ets", "write_dscp", "write_buffers", "write_max_rate"),
     "devlink": ("set_eswitch_mode", "set_parameter", "reinitialize"),
 }
 

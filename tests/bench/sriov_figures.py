@@ -5,18 +5,13 @@ PYTHONPATH=agent:tests python tests/bench/sriov_figures.py
 
 from __future__ import annotations
 
-import os
-import re
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.figures import OF_THE_SIMULATION
+from bench import nic_figures, restore_figures
+from bench.passes import calls, cpu_ms
 from nodeagent.plan.convergence import Goal, goal_of, survey
 from nodeagent.spec.reader import read_spec
 from sim_node import SimNode, sim_node
@@ -40,32 +35,12 @@ def figures(per_nic: int, runs: int) -> dict[str, float]:
     """CPU milliseconds (medians) and system calls of a converged pass."""
     with tempfile.TemporaryDirectory() as place:
         with node_with(Path(place), per_nic) as (node, goal):
-            observed = _cpu_ms(lambda: node.observer.observe(goal.interest), runs)
-            whole = _cpu_ms(lambda: survey(node.observer, goal), runs)
+            observed = cpu_ms(lambda: node.observer.observe(goal.interest), runs)
+            whole = cpu_ms(lambda: survey(node.observer, goal), runs)
             assert survey(node.observer, goal)[1].converged
-        few, many = (_calls(Path(place), per_nic, looks) for looks in (1, 3))
+        program = f"from bench import sriov_figures as s; s.look_often({str(place)!r}, {per_nic}, %d)"
+        few, many = (calls(Path(place), program % looks) for looks in (1, 3))
     return {"observe, CPU ms": observed, "whole pass, CPU ms": whole, "system calls": (many - few) / 2}
-
-
-def _cpu_ms(call: object, runs: int) -> float:
-    assert callable(call)
-    times = []
-    for _ in range(runs):
-        before = time.process_time()
-        call()
-        times.append(1000 * (time.process_time() - before))
-    return statistics.median(times)
-
-
-def _calls(place: Path, per_nic: int, looks: int) -> int:
-    """System calls of a process that opens the node and looks so often, without those of the simulation alone."""
-    table = place / "strace"
-    program = f"from bench import sriov_figures as s; s.look_often({str(place)!r}, {per_nic}, {looks})"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = ("strace", "-f", "-y", "-o", str(table), sys.executable, "-c", program)
-    subprocess.run(command, env=environment, check=True)
-    lines = re.findall(r"^\d+ +\w+(\(.*)$", table.read_text(errors="replace"), re.MULTILINE)
-    return sum(OF_THE_SIMULATION.search(rest) is None for rest in lines)
 
 
 def look_often(place: str, per_nic: int, looks: int) -> None:
@@ -87,5 +62,5 @@ def report(per_nic: tuple[int, ...], runs: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for line in report(PER_NIC, 15):
+    for line in (*report(PER_NIC, 15), "", *nic_figures.report(15), "", *restore_figures.report(32)):
         print(line)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench import nic_figures, restore_figures
+from bench.restore_figures import CARDS
 from bench.sriov_figures import RAILS, node_with, report
 from nodeagent.plan.convergence import survey
 
@@ -21,3 +23,10 @@ def test_costs_are_measured() -> None:
     table = list(report((0, 1), 1))
     assert [line.split(" | ")[0] for line in table[2:4]] == ["| 0", f"| {RAILS}"]
     assert table[-1].startswith("for each virtual function: ")
+
+
+def test_costs_of_nics_and_of_bringing_functions_back_are_measured() -> None:
+    name = tuple(nic_figures.WISHES)[-1]  # all that the others have, and more
+    table = list(nic_figures.report(1, 1, 2, (name,)))
+    assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}"]
+    assert len(list(restore_figures.report(CARDS))) == 4

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import links_on_veth
+from link_settings_contract import OF_A_DRIVER
 from links_contract import CONTRACT, Machine
 from nodeagent.host.ports import Host
 from nodeagent.simulation.kernel_state import edited
@@ -16,6 +17,7 @@ from nodeagent.simulation.node import SimulatedNode, open_node
 
 NAME, ADDRESS = "enp12s0np0", "0000:0c:00.0"
 CLAUSES = pytest.mark.parametrize("clause", CONTRACT, ids=lambda clause: clause.__name__)
+OF_DRIVERS = pytest.mark.parametrize("clause", OF_A_DRIVER, ids=lambda clause: clause.__name__)
 
 
 @CLAUSES
@@ -23,6 +25,12 @@ def test_contract_on_the_simulated_kernel(clause: Callable[[Machine], None], tmp
     node = open_node("dgx-a100", str(tmp_path / "n"))
     clause(simulated_machine(node, node.host(nvml="in-process")))
     node.machine.close()
+
+
+@OF_DRIVERS
+def test_contract_of_drivers_on_the_simulated_kernel(clause: Callable[[Machine], None], tmp_path: Path) -> None:
+    """tests/vm/guest/test_nic_driver.py has it on e1000e."""
+    test_contract_on_the_simulated_kernel(clause, tmp_path)
 
 
 def simulated_machine(node: SimulatedNode, host: Host) -> Machine:

@@ -35,7 +35,15 @@ BOOTS = (
     ),
     Boot(
         "network",
-        tests=("test_qos.py", "test_rdma.py", "test_restore.py", "test_pcie.py", "test_rdma_peer.py", "test_health.py"),
+        tests=(
+            "test_qos.py",
+            "test_rdma.py",
+            "test_restore.py",
+            "test_pcie.py",
+            "test_nic_driver.py",
+            "test_rdma_peer.py",
+            "test_health.py",
+        ),
         devices=PCIE_CARD,
     ),
     Boot("sriov", tests=("test_sriov.py",), arguments="intel_iommu=on pci=realloc", devices=SRIOV_CARD),

@@ -6,7 +6,7 @@ and the folder is there only where the firmware allows both), MLNX_OFED's /sys/c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from nodeagent.errors import UnsupportedError
 from nodeagent.host.paths import SYS_CLASS_NET, SYS_DEBUG_MLX5, SYS_PCI_DEVICES
@@ -21,14 +21,19 @@ OFED_FILES: Mapping[str, str] = {
 }
 
 
-def read_congestion(files: Files, addresses: Iterable[str]) -> Mapping[str, Mapping[str, int]]:
-    """Settings by PCI address; functions that offer none are left out."""
-    found = {address: dict(_settings(files, address)) for address in addresses}
+def read_congestion(
+    files: Files, addresses: Iterable[str], only: Collection[str] = ()
+) -> Mapping[str, Mapping[str, int]]:
+    """Settings by PCI address, all or those named; functions that offer none are left out."""
+    found = {address: dict(_settings(files, address, only)) for address in addresses}
     return {address: settings for address, settings in found.items() if settings}
 
 
-def _settings(files: Files, address: str) -> Iterator[tuple[str, int]]:
+def _settings(files: Files, address: str, only: Collection[str] = ()) -> Iterator[tuple[str, int]]:
+    """Every debugfs file is a command to the firmware when it is read, so those that nobody asks for are not."""
     for setting, paths in _files(files, address).items():
+        if only and setting not in only:
+            continue
         values = [files.read_optional(path) for path in paths]
         numbers = [int(value) for value in values if value is not None and value.strip().isdecimal()]
         if len(numbers) == len(paths):
@@ -60,6 +65,6 @@ def write_congestion(files: Files, address: str, setting: str, value: int) -> No
         raise UnsupportedError(operation, address, "its driver does not offer it", advice)
     for path in paths:
         files.write(path, str(value))
-    found = dict(_settings(files, address)).get(setting)
+    found = dict(_settings(files, address, (setting,))).get(setting)
     if found != value:
         raise UnsupportedError(operation, address, f"reads back as {found} after {value} was written")

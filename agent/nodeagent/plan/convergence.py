@@ -12,6 +12,7 @@ from nodeagent.plan.probation import Trial
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms, sequence
 from nodeagent.resources.base import Step, Wish
+from nodeagent.resources.congestion import congestion_of
 from nodeagent.resources.container_query import container_query
 from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.link_addressing import wants_addressing
@@ -77,7 +78,8 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
         "with_devlink": bool(spec.devlink) or any(entry.eswitch_mode is not None for entry in spec.sriov),
         "with_groups": spec.sandbox is not None,
     }
-    links = LinkInterest(groups_of(spec), addressing=any(wants_addressing(entry) for entry in spec.links))
+    addressing = any(wants_addressing(entry) for entry in spec.links)
+    links = LinkInterest(groups_of(spec), addressing=addressing, congestion=congestion_of(spec))
     names = names_of_interest(spec)
     return Goal(wishes, names, terms, **wanted, containers=container_query(spec), links=links)
 

@@ -38,10 +38,13 @@ LOOPBACK = "lo"
 
 @dataclass(frozen=True)
 class LinkInterest:
-    """What must be read of interfaces beyond the ordinary: groups of settings, addresses and routes."""
+    """What must be read of interfaces beyond the ordinary: groups of settings, addresses and routes, settings of RoCE's
+    congestion control by the driver's names.
+    """
 
     groups: tuple[Group, ...] = ()
     addressing: bool = False
+    congestion: tuple[str, ...] = ()
 
 
 NO_MORE = LinkInterest()
@@ -81,7 +84,6 @@ class Observer:
         gpus, unknown = _gpus(host) if "nvidia" in modules else ((), ())
         netdevs, unread = _netdevs(host, pci, self._control)
         return NodeState(
-            congestion=read_congestion(files, _mlx5(pci)) if with_roce else {},
             kernel=read_policy(files, self._peer_memory.among(modules)),
             modules=modules,
             module_files=module_files,
@@ -124,6 +126,9 @@ class Observer:
                 state = replace(state, addressing=self.host.links.addressing.read())
             except HostError as error:
                 state = replace(state, unknown=(*state.unknown, Unknown(ADDRESSING, str(error))))
+        if interest.congestion:
+            found_of = read_congestion(self.host.files, _mlx5(state.pci), interest.congestion)
+            state = replace(state, congestion=found_of)
         found, unread = _settings(self.host, interest.groups)
         netdevs = {
             name: replace(one, settings={**one.settings, **found.get(name, {})}) for name, one in state.netdevs.items()

@@ -69,6 +69,12 @@ def wanted_settings(wish: Congestion) -> Mapping[str, int]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
+def congestion_of(spec: NodeSpec) -> tuple[str, ...]:
+    """The settings that must be read to plan this node file."""
+    wishes = (entry.congestion for entry in (spec.roce.devices if spec.roce else ()))
+    return tuple(dict.fromkeys(name for one in wishes if one is not None for name in wanted_settings(one)))
+
+
 def _items(address: str, wanted: Mapping[str, int], state: NodeState) -> Iterator[Step | Obstacle]:
     offered = state.congestion.get(address, {})
     missing = [name for name in wanted if name not in offered]

@@ -47,7 +47,7 @@ class NodeState:
     `addressing`.
     `iommu_groups` are all functions of a group by its number, read only for section sandbox.
     `offered` are the UUIDs of GPUs and the PCI addresses of functions that this agent offers to pods.
-    `congestion` are the settings of RoCE's congestion control by PCI address, read with RoCE's defaults.
+    `congestion` are those settings of RoCE's congestion control that the node file asks for, by PCI address.
     """
 
     kernel: KernelPolicy = field(default_factory=KernelPolicy)
