@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nodeagent.health.check_table import CHECKS
 from nodeagent.spec.example import EXAMPLES, example_text
+from nodeagent.spec.health import CHECK_NAMES
 from nodeagent.spec.json_schema import json_schema
 from nodeagent.spec.schema import NodeSpec, keys_of
 from schema_faults import faults
@@ -62,3 +64,7 @@ def test_every_key_is_documented():
     for definition in [schema, *schema["$defs"].values()]:
         assert definition["description"]
         assert all(entry["description"] for entry in definition["properties"].values())
+
+
+def test_checks_that_can_be_named_are_those_that_are_made():
+    assert set(CHECK_NAMES) == set(CHECKS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from nodeagent.spec import kubernetes_checks, network_checks, pcie_checks, roce_checks
+from nodeagent.spec import health_checks, kubernetes_checks, network_checks, pcie_checks, roce_checks
 from nodeagent.spec.decode import INCOMPLETE, Path
 from nodeagent.spec.findings import Finding
 from nodeagent.spec.schema import Flavor, LinkEntry, MigEntry, Modules, NodeSpec, PeerMemory, RdmaStack, keys_of
@@ -278,5 +278,6 @@ RULES: tuple[Callable[[NodeSpec], Iterator[Finding]], ...] = (
     *pcie_checks.RULES,
     *roce_checks.RULES,
     *kubernetes_checks.RULES,
+    *health_checks.RULES,
     listen_port,
 )

@@ -150,7 +150,8 @@ class Decoder:
     def record(self, record: type, node: Node, path: Path) -> Any:
         """An instance of one of the schema's dataclasses, with defaults where the file is wrong; raises Mismatch."""
         if not isinstance(node, Pairs):
-            raise Mismatch(f"expected a mapping, found {found(node)}{_remedy(node)}")
+            known = ", ".join(key.name for key in keys_of(record))
+            raise Mismatch(f"expected a mapping, found {found(node)}{_remedy(node) or f'; its keys are {known}'}")
         keys = {key.name: key for key in keys_of(record)}
         pairs = dict(self._pairs(node, path, Limits()))
         for name, mark in {written.text: written.mark for written, _ in node.pairs if written.text not in keys}.items():
@@ -194,11 +195,15 @@ def _word(node: Text, limits: Limits) -> str:
 def _as_list(node: Node) -> str:
     if not isinstance(node, Text):
         return ""
-    return f"; write [{node.text}]" if node.text else "; remove the key for the default"
+    return f"; write [{node.text}]" if not _is_nothing(node) else "; remove the key for the default"
 
 
 def _remedy(node: Node) -> str:
-    return "; write {} for all defaults, or remove the key" if isinstance(node, Text) and not node.text else ""
+    return "; write {} for all defaults, or remove the key" if isinstance(node, Text) and _is_nothing(node) else ""
+
+
+def _is_nothing(node: Text) -> bool:
+    return not node.text or (node.plain and node.text in NULLS)
 
 
 def _elsewhere(name: str) -> str:

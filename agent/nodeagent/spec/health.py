@@ -14,7 +14,50 @@ from types import MappingProxyType
 
 from nodeagent.spec.keys import key
 
-CHECK_NAME = r"^[a-z][a-z0-9-]*$"
+CHECK_NAMES = (  # nodeagent.health.check_table says what each looks at
+    "gpu-on-bus",
+    "gpu-answers",
+    "recovery-action",
+    "xid",
+    "ecc",
+    "row-remap",
+    "retired-pages",
+    "temperature",
+    "clocks",
+    "nvlink",
+    "nvlink-errors",
+    "fabric",
+    "pcie-link",
+    "pcie-errors",
+    "persistence",
+    "mig-device",
+    "driver",
+    "gpu-count",
+    "port-state",
+    "port-flaps",
+    "port-rate",
+    "port-errors",
+    "gid",
+    "nic-power",
+    "nic-module",
+    "nic-access",
+    "nic-firmware",
+    "kernel-log",
+    "kernel-hang",
+    "memory",
+    "storage",
+    "clock",
+    "disk",
+    "acs",
+    "numa",
+    "peermem",
+    "drift-modules",
+    "drift-qos",
+    "drift-roce",
+    "drift-links",
+    "drift-mig",
+    "drift-sriov",
+)
 
 
 class TellFrom(StrEnum):
@@ -191,7 +234,7 @@ class Health:
         "Checks that are not made; `nodeagent health` names them.",
         default=(),
         example="[numa, acs]",
-        pattern=CHECK_NAME,
+        choices=CHECK_NAMES,
         expected="the name of a check such as pcie-link",
     )
     ignore_xids: tuple[int, ...] = key(

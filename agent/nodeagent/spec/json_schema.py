@@ -81,6 +81,8 @@ def _table(hint: Any, limits: Limits, definitions: Schema) -> Schema:
 def _scalar(hint: Any, limits: Limits) -> Schema:
     if hint is bool:
         return {"type": "boolean"}
+    if hint is str and limits.choices:
+        return {"enum": list(limits.choices)}
     if hint is str:
         # a text may look like a number or a boolean to a YAML reader; a pattern in JSON Schema holds for strings alone
         return {"type": ["string", "number", "boolean"], **_pattern(limits)}

@@ -111,7 +111,7 @@ def _scalar_words(hint: Any, limits: Limits) -> str:
     if hint is bool:
         return "`true` or `false`"
     if hint is str:
-        return limits.expected or "text"
+        return limits.expected or ", ".join(f"`{choice}`" for choice in limits.choices) or "text"
     if issubclass(hint, StrEnum):
         return ", ".join(f"`{choice}`" for choice in choices_of(hint, limits))
     return number_words(limits, whole=hint is int)

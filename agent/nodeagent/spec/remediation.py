@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nodeagent.spec import names
-from nodeagent.spec.health import CHECK_NAME
+from nodeagent.spec.health import CHECK_NAMES
 from nodeagent.spec.keys import key
 from nodeagent.state.health import Recovery
 from nodeagent.state.repair import RepairAction
@@ -36,7 +36,7 @@ class RepairRule:
         "Checks whose findings it is for; empty: all.",
         default=(),
         example="[xid, recovery-action]",
-        pattern=CHECK_NAME,
+        choices=CHECK_NAMES,
         expected="the name of a check such as recovery-action",
     )
     recoveries: tuple[Recovery, ...] = key(

@@ -127,8 +127,12 @@ def _number(node: Node, limits: Limits, *, whole: bool) -> int | float:
 
 
 def _text(node: Node, limits: Limits) -> str:
-    expected = limits.expected or "text"
+    listed = "one of " + ", ".join(limits.choices) if limits.choices else ""
+    expected = listed or limits.expected or "text"
     text = limits.canonical(_written(node, expected).text)
+    if limits.choices and text not in limits.choices:
+        near = did_you_mean(text, limits.choices)  # it says enough where the list is long
+        raise Mismatch(f"expected {(limits.expected if near else '') or listed}, found {found(node)}{near}")
     if limits.pattern and not re.fullmatch(limits.pattern, text):
         raise Mismatch(f"expected {expected}, found {found(node)}")
     return text
