@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import BusyError, HostError
-from nodeagent.host.paths import VALIDATIONS
+from nodeagent.host.paths import CDI_DYNAMIC, CONTAINERD_CONFIG, VALIDATIONS
 from nodeagent.host.ports import Cuda
 from nodeagent.plan.convergence import Outcome as Done
 from nodeagent.plan.executor import Report
@@ -18,6 +18,7 @@ from nodeagent.plan.journal import Phase
 from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.module_steps import LoadModule, UnloadModule
+from nodeagent.simulation.container_runtimes import SimulatedRuntimes
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.spec.validation import GpuTrials
 from nodeagent.spec.validation import Validation as Section
@@ -168,3 +169,25 @@ def test_ready_files_go_before_the_driver_does(ward: Ward) -> None:
     report.started(Phase.ACT, UnloadModule(subject=module("nvidia_uvm"), unit="u", reason="r"))
     assert [("cuda-ready" in one) for one in seen] == [True, True, False]
     assert ward.ready == set()
+
+
+def test_a_runtime_resolves_what_the_agent_has_written(ward: Ward) -> None:
+    """From node file to proof: without CDI the toolkit fails, with the sections `cdi` and `runtimes` it passes."""
+    directory = ward.sim.node.directory
+    SimulatedRuntimes(directory).install("containerd", "1.7.24")
+    config = Path(directory + CONTAINERD_CONFIG)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text("version = 2\n")
+    ward.section(ready_files=True)
+    ward.watch.look()
+    failed = {one.subject for one in ward.watch.latest().of(Proof.TOOLKIT)}
+    assert failed == {"containerd", *(ward.sim.uuid(index) for index in range(4))}
+    assert ward.outcomes(Proof.TOOLKIT) == {Outcome.FAILED}
+    assert ward.sim.converge(FILE + "cdi: {}\nruntimes: {}\n").plan.converged
+    ward.watch.look()
+    assert ward.outcomes(Proof.TOOLKIT) == {Outcome.PASSED}
+    assert "toolkit-ready" in ward.ready
+    (specification,) = Path(directory + CDI_DYNAMIC).glob("*gpu*")
+    specification.unlink()
+    ward.watch.look()
+    assert "toolkit-ready" not in ward.ready
