@@ -122,6 +122,7 @@ def test_a_report_has_everything_and_no_secrets(agent: Agent, tmp_path: Path) ->
     assert names >= {
         "node.yaml",
         "status.json",
+        "plan.txt",
         "health.json",
         "events.json",
         "metrics.prom",

@@ -19,7 +19,7 @@ from nodeagent import __version__
 from nodeagent.cli.health import node_of
 from nodeagent.cli.output import count, emit
 from nodeagent.cli.target import add_file_option, add_target_options
-from nodeagent.errors import DeniedError, NodeAgentError
+from nodeagent.errors import DeniedError, GoneError, NodeAgentError
 from nodeagent.host.control_client import agent_listens, ask
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _sources(target: Target, file: str) -> Iterator[tuple[str, Callable[[], str]
     running = agent_listens(target.root)
     for name in ("status", "state", "health", "telemetry"):
         yield f"{name}.json", partial(_asked, target, name) if running else _nobody
+    yield "plan.txt", partial(_plan, target) if running else _nobody
     yield "metrics.prom", (lambda: str(ask(target.root, "GET", "/v1/metrics")["text"])) if running else _nobody
     yield "events.json", lambda: _events(target)
     yield "kernel.log", lambda: _kernel_log(target)
@@ -132,6 +133,17 @@ def _versions() -> dict[str, str]:
 
 def _asked(target: Target, name: str) -> str:
     return json.dumps(ask(target.root, "GET", f"/v1/{name}"), indent=2)
+
+
+def _plan(target: Target) -> str:
+    """What the agent's last pass left to do, as `nodeagent plan` shows it; status.json has it for programs."""
+    from nodeagent.cli.output import Style  # noqa: PLC0415 - only this verb needs all of it
+    from nodeagent.cli.render import plan_text  # noqa: PLC0415
+
+    last = ask(target.root, "GET", "/v1/status")["lastPass"]
+    if last is None:
+        raise GoneError("read", "the plan", "no pass has ended yet", "report again in a moment")
+    return plan_text(last["plan"], Style(enabled=False), indices=last["gpuIndices"]) + "\n"
 
 
 def _read(path: str) -> str:
