@@ -155,6 +155,21 @@ def test_explanations(what: str) -> None:
     assert json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("79", "means          the GPU has fallen off the bus"),
+        ("43", "verdict        none by itself; it is kept in the history"),
+        ("998", "Xid            998, which the catalogue does not have"),
+        ("sram", "well again  never: the count is for good"),
+    ],
+)
+def test_explanations_are_for_people(what: str, said: str) -> None:
+    done = run_command("health", "--explain", what)
+    assert said in done.stdout, done.stdout
+    assert "\nknown" not in done.stdout
+
+
 def test_an_explanation_of_nothing() -> None:
     assert run_command("health", "--explain", "weather").returncode == 2
 

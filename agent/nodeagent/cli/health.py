@@ -200,8 +200,8 @@ def _acknowledge(arguments: argparse.Namespace, target: Target) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from nodeagent.cli.health_explain import explain  # noqa: PLC0415 - only this option needs the catalogue
+    from nodeagent.cli.health_explain import explain, explanation_rows  # noqa: PLC0415 - only this option needs it
 
     document = explain(arguments.explain)
-    emit(document, arguments.output, lambda: columns([(key, str(value)) for key, value in document.items() if value]))
+    emit(document, arguments.output, lambda: columns(explanation_rows(document)))
     return 0

@@ -20,6 +20,17 @@ _FAULTS = {
     "?": "unknown",
 }
 _SXID_DIGITS = 5
+_WORDS = {
+    "xid": "Xid",
+    "sxid": "SXid",
+    "meaning": "means",
+    "recovery": "action",
+    "advice": "do",
+    "mayComeFrom": "may come from",
+    "driver": "but",
+    "looksAt": "looks at",
+    "wellAgain": "well again",
+}
 
 
 def explain(what: str) -> dict[str, Any]:
@@ -32,6 +43,16 @@ def explain(what: str) -> dict[str, Any]:
     if entry is None:
         raise UsageError(f"--explain {what}: expected an Xid, an SXid or a check; checks are {', '.join(CHECKS)}")
     return {"check": entry.name, "of": entry.of, "looksAt": entry.looks_at, "wellAgain": entry.well}
+
+
+def explanation_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same for a person, in the words that `nodeagent health` has for a finding."""
+    shown = {key: value for key, value in document.items() if value and key != "known"}
+    if document.get("verdict") == "ok":
+        shown["verdict"] = "none by itself; it is kept in the history"
+    if document.get("known") is False:
+        shown["xid"] = f"{document['xid']}, which the catalogue does not have"
+    return [(_WORDS.get(key, key), str(value)) for key, value in shown.items()]
 
 
 def _xid(code: int) -> dict[str, Any]:
