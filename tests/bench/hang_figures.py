@@ -26,7 +26,7 @@ def longest_gap(ward: Ward, since: float) -> float:
 
 
 def hung(ward: Ward, functions: dict[int, str]) -> tuple[float, float]:
-    """Longest gap while they hang, and the longest answer of control socket and metrics."""
+    """Longest gap from the first hang until all is well, and the slowest answer of /metrics meanwhile."""
     since, slowest = time.monotonic(), 0.0
     ward.hang(functions)
     wanted = {f"gpu {index}" for index in functions}
@@ -40,9 +40,11 @@ def hung(ward: Ward, functions: dict[int, str]) -> tuple[float, float]:
         return wanted <= failed or (-1 in functions and bool(failed))
 
     ward.wait_until(told)
-    gap = longest_gap(ward, since)
     ward.heal()
-    return gap, slowest
+    fed = len(ward.agent.manager.fed)
+    while len(ward.agent.manager.fed) == fed:  # a silence that has not ended yet counts too
+        time.sleep(0.05)
+    return longest_gap(ward, since), slowest
 
 
 def main() -> None:
