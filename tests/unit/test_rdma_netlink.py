@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netlink_capture import captured, exchange
+from nodeagent.errors import GoneError
 from nodeagent.host import rdma_codec as codec
+from nodeagent.host.files import LocalFiles
 from nodeagent.host.netlink_codec import Message, error_of
+from nodeagent.host.rdma_devices import NetlinkRdmaDevices
 from nodeagent.host.rdma_netlink import parse_netns_shared
 from nodeagent.resources.rdma_names import RenameRdma, in_order, name_steps
 from nodeagent.spec.roce import RoceEntry
@@ -122,3 +128,36 @@ def test_names_are_made_of_what_a_device_has() -> None:
         steps, (obstacle,) = name_steps(entries, state)
         assert (steps, obstacle.problem) == ((), problem)
     assert name_steps({"mlx5_0": RoceEntry("*", name="mlx5_0"), "mlx5_1": RoceEntry("*")}, state) == ((), ())
+
+
+@dataclass
+class Arriving:
+    """A clock on which waiting lets things happen, one after the other."""
+
+    events: list[Callable[[], object]]
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.events:
+            self.events.pop(0)()
+
+
+def test_a_device_is_waited_for_until_udev_has_named_it(tmp_path: Path) -> None:
+    place, queue = tmp_path / "sys/bus/pci/devices/0000:0c:00.0/infiniband", tmp_path / "run/udev/queue"
+    queue.parent.mkdir(parents=True)
+    events: list[Callable[[], object]] = [
+        queue.touch,
+        lambda: (place / "mlx5_0").mkdir(parents=True),
+        lambda: (place / "mlx5_0").rename(place / "rail0"),
+        queue.unlink,
+    ]
+    devices = NetlinkRdmaDevices(LocalFiles(str(tmp_path)), Arriving(events))
+    assert devices.await_device("0000:0c:00.0") == "rail0"
+    clock = Arriving([])
+    with pytest.raises(GoneError, match=r"wait for the rdma device of 0000:0d:00\.0: not there 60 s"):
+        NetlinkRdmaDevices(LocalFiles(str(tmp_path)), clock).await_device("0000:0d:00.0")
+    assert clock.now < 61
