@@ -128,6 +128,22 @@ def test_completion_offers_verbs_options_and_choices(tmp_path: Path) -> None:
     assert set(completions("nodeagent plan -o ", tmp_path)) == {"table", "json", "yaml"}
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("nodeagent plan --simulate dgx-a", {"dgx-a100"}),
+        ("nodeagent simulate reboot --simulate gpu-s", {"gpu-server-4x-a100"}),
+        ("nodeagent config example dgx-b", {"dgx-b200"}),
+        ("nodeagent health --explain row", {"row-remap"}),
+        ("nodeagent apply --disruption gpu=n", {"gpu=never"}),
+        ("nodeagent modules unload nvidia_p", {"nvidia_peermem"}),
+        ("nodeagent config exa", {"example"}),
+    ],
+)
+def test_completion_offers_what_values_there_are(line: str, offered: set[str], tmp_path: Path) -> None:
+    assert offered <= set(completions(line, tmp_path))
+
+
 def test_a_reader_that_goes_away_is_no_failure(cli: Cli) -> None:
     words = command("show", "-o", "json", "--simulate", PROFILE, "--simulate-dir", str(cli.root))
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

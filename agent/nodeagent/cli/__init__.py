@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete  # noqa: PLC0415 - only a completing shell pays for it
 
+        from nodeagent.cli.completing import teach  # noqa: PLC0415 - as above
+
+        teach(parser)
         argcomplete.autocomplete(parser)
     arguments = parser.parse_args(words)
     try:
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser with the verb of these words; all of them for completion, names only when no verb is given."""
+    """The parser with the verb of these words, or of the line that a shell completes; names only without a verb."""
     parser = argparse.ArgumentParser(
         prog="nodeagent",
         description="Makes a Linux node with NVIDIA GPUs and RDMA NICs what one file says, and keeps it so.",
@@ -85,15 +88,12 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    verb = next((word for word in words if not word.startswith("-")), "")
     if "_ARGCOMPLETE" in os.environ:
-        modules = dict.fromkeys(module for module, _ in VERBS.values())
-    elif verb in VERBS:
-        modules = {VERBS[verb][0]: None}
-    else:
+        words = f"{os.environ.get('COMP_LINE', '')}|".split()[1:-1]  # the word at the cursor is not complete yet
+    verb = next((word for word in words if not word.startswith("-")), "")
+    if verb not in VERBS:
         return _overview(parser, subparsers)
-    for name in modules:
-        importlib.import_module(f"nodeagent.cli.{name}").register(subparsers, common_options())
+    importlib.import_module(f"nodeagent.cli.{VERBS[verb][0]}").register(subparsers, common_options())
     return parser
 
 
