@@ -17,6 +17,7 @@ import pytest
 from agent_process import PROFILE, command, run_command
 from cli_driver import Cli
 from nodeagent.cli import VERBS
+from nodeagent.cli.output import in_blocks
 from nodeagent.errors import UsageError
 from nodeagent.host.paths import JOURNAL
 from nodeagent.simulation.node import open_node
@@ -126,6 +127,26 @@ def test_completion_offers_verbs_options_and_choices(tmp_path: Path) -> None:
     assert set(completions("nodeagent modules ", tmp_path)) >= {"list", "load", "unload", "reload"}
     assert completions("nodeagent plan --on", tmp_path) == ["--only"]
     assert set(completions("nodeagent plan -o ", tmp_path)) == {"table", "json", "yaml"}
+
+
+@pytest.mark.parametrize("width", [0, 1, 20, 33, 40, 100])
+def test_a_table_that_is_too_wide_goes_on_below_itself(width: int) -> None:
+    header = ["", *(f"column{number}" for number in range(7))]
+    rows = [[f"row{line}", *(f"{line}.{number}" for number in range(7))] for line in range(3)]
+    blocks = [block.split("\n") for block in in_blocks(rows, header, width).split("\n\n")]
+    assert [word for block in blocks for word in block[0].split()] == header[1:]
+    for line, row in enumerate(rows, 1):
+        assert [word for block in blocks for word in block[line].split()[1:]] == row[1:]
+    assert all(line.startswith("row") for block in blocks for line in block[1:])
+    if width >= 20:
+        assert max(len(line) for block in blocks for line in block) <= width
+    if not width:
+        assert len(blocks) == 1
+
+
+def test_show_says_which_node_it_looked_at(fresh: Cli) -> None:
+    assert fresh("show", "rdma") == 0
+    assert fresh.out.startswith(f"simulated node {PROFILE}\n")
 
 
 @pytest.mark.parametrize(

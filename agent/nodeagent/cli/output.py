@@ -89,6 +89,26 @@ def columns(rows: Sequence[Sequence[str]], header: Sequence[str] = (), indent: s
     return "\n".join(lines)
 
 
+def in_blocks(rows: Sequence[Sequence[str]], header: Sequence[str], width: int) -> str:
+    """A wide table as several below each other that fit into `width` (0: no limit), each with the first column."""
+    everything = [list(header), *map(list, rows)]
+    widths = [max(len(row[index]) for row in everything) for index in range(len(header))]
+    blocks: list[list[int]] = []
+    left = 0
+    for index, wide in enumerate(widths[1:], 1):
+        if not blocks or (width and left < wide + 2):
+            blocks.append([])
+            left = width - widths[0]
+        blocks[-1].append(index)
+        left -= wide + 2
+    return "\n\n".join(columns([[row[index] for index in (0, *block)] for row in everything]) for block in blocks)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """To sort by: mlx5_2 before mlx5_10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
 def _folded(cell: str, width: int) -> list[str]:
     narrowest = 20
     if not width or len(cell) <= width or width < narrowest:

@@ -93,7 +93,7 @@ def gather(target: Target, file: str) -> tuple[dict[str, str], dict[str, str]]:
         try:
             contents[name] = without_secrets(read())
         except (NodeAgentError, OSError) as error:
-            missing[name] = str(error)
+            missing[name] = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
     return contents, missing
 
 

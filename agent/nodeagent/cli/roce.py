@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nodeagent.cli import roce_access, roce_qos
-from nodeagent.cli.output import columns, emit, warn
+from nodeagent.cli.output import columns, emit, in_blocks, natural, style_for, warn
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import UsageError
 from nodeagent.host.gid_facts import read_gids
@@ -96,7 +96,8 @@ def run_show(arguments: argparse.Namespace) -> int:
         "netnsMode": {True: "shared", False: "exclusive", None: None}[state.rdma_netns_shared],
         "ports": [_port_document(device, port, state, gids, arguments) for device, port in _ports(arguments, state)],
     }
-    emit(document, arguments.output, lambda: _show_text(document) or "no RDMA devices")
+    width = style_for(arguments, sys.stdout).width
+    emit(document, arguments.output, lambda: _show_text(document, width) or "no RDMA devices")
     return 0
 
 
@@ -117,7 +118,7 @@ def gid_tables(files: Files, state: NodeState) -> Mapping[tuple[str, int], tuple
 
 def _ports(arguments: argparse.Namespace, state: NodeState) -> list[tuple[str, RdmaPort]]:
     """The ports of the devices that --match names, all without it. UsageError if it names none."""
-    names: tuple[str, ...] = tuple(sorted(state.rdma))
+    names: tuple[str, ...] = tuple(sorted(state.rdma, key=natural))
     if arguments.match:
         names = select_rdma(arguments.match, state)
         if not names:
@@ -157,19 +158,25 @@ def _port_document(
     }
 
 
-def _show_text(document: Mapping[str, Any]) -> str:
+def _show_text(document: Mapping[str, Any], width: int) -> str:
     keys = ("device", "port", "rail", "state", "linkLayer", "netdev", "mtuBytes", "roceMode", "tos", "trafficClass")
     rows = [
         [*(_text(port[key]) for key in keys), _text(port["gidIndex"]), _gid_text(port)] for port in document["ports"]
     ]
     header = ("DEVICE", "PORT", "RAIL", "STATE", "LAYER", "LINK", "MTU", "MODE", "TOS", "CLASS", "INDEX", "GID")
-    table = columns(rows, header) if rows else ""
+    table = columns(rows, header, width=width) if rows else ""
     mode = document["netnsMode"]
-    return "\n\n".join(part for part in (table, f"network namespaces: {mode}" if mode else "") if part)
+    without = [
+        f"{port['device']}:{port['port']} has no GID to use: {port['gidReason']}"
+        for port in document["ports"]
+        if _gid_text(port) == "none"
+    ]
+    parts = (table, "\n".join(without), f"network namespaces: {mode}" if mode else "")
+    return "\n\n".join(part for part in parts if part)
 
 
 def _gid_text(port: Mapping[str, Any]) -> str:
-    return port["gid"] or f"none: {port['gidReason']}" if port["linkLayer"] == ETHERNET else "-"
+    return port["gid"] or "none" if port["linkLayer"] == ETHERNET else "-"
 
 
 def _text(value: object) -> str:
@@ -244,19 +251,20 @@ def run_counters(arguments: argparse.Namespace) -> int:
     wanted = {device for device, _ in _ports(arguments, state)}
     ports = [
         {"device": name, "port": port.port, "counters": dict(port.counters)}
-        for name, device in counted.items()
+        for name, device in sorted(counted.items(), key=lambda item: natural(item[0]))
         if name in wanted
         for port in device.ports
     ]
-    emit({"ports": ports}, arguments.output, lambda: _counters_text(ports) or "no counters")
+    width = style_for(arguments, sys.stdout).width
+    emit({"ports": ports}, arguments.output, lambda: _counters_text(ports, width) or "no counters")
     return 0
 
 
-def _counters_text(ports: list[dict[str, Any]]) -> str:
+def _counters_text(ports: list[dict[str, Any]], width: int) -> str:
     """A row for each counter that tells something, a column for each port."""
     names = [name for name in _TELLING if any(name in port["counters"] for port in ports)]
     rows = [[name, *(_text(port["counters"].get(name)) for port in ports)] for name in names]
-    return columns(rows, ("COUNTER", *(f"{port['device']}:{port['port']}" for port in ports))) if rows else ""
+    return in_blocks(rows, ("COUNTER", *(f"{port['device']}:{port['port']}" for port in ports)), width) if rows else ""
 
 
 def run_nccl_env(arguments: argparse.Namespace) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nodeagent.cli.output import Style, columns, count, emit, style_for, with_short_gpus
+from nodeagent.cli.output import Style, columns, count, emit, natural, style_for, with_short_gpus
 from nodeagent.cli.render import plan_text
 from nodeagent.cli.target import (
     Target,
@@ -38,6 +37,8 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         "show",
         parents=[common],
         help="show what is observed: driver, GPUs, MIG, modules, links, holders",
+        description="What is observed: driver, GPUs, MIG, modules, links, RDMA devices, and who holds them. As the\n"
+        "running agent saw it; without one, the node is looked at directly.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  nodeagent show\n  nodeagent show gpus\n  nodeagent show modules -o json",
     )
@@ -48,6 +49,8 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         "status",
         parents=[common],
         help="what the running agent reports; without one, a direct look",
+        description="What the running agent reports; without one, a direct look. The only simulated node with a\n"
+        "running agent is found by itself where none runs on this machine.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit codes: 0 converged, 3 not\n\nexamples:\n  nodeagent status\n  nodeagent status -o json",
     )
@@ -63,7 +66,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         kept = ("schemaVersion", "observedUnixSeconds", arguments.what)
         document = {key: value for key, value in document.items() if key in kept}
     style = style_for(arguments, sys.stdout)
-    emit(document, arguments.output, lambda: state_text(document, style))
+    emit(document, arguments.output, lambda: state_text(document, target.title, style))
     return 0
 
 
@@ -172,14 +175,14 @@ def _last_rows(last: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
         yield "bad", "failed", f"{failure['step']}: {failure['message']}"
 
 
-def state_text(document: Mapping[str, Any], style: Style) -> str:
-    """Each section as a table under its name."""
+def state_text(document: Mapping[str, Any], title: str, style: Style) -> str:
+    """Which node it is, then each section as a table under its name."""
     sections = (("gpus", _gpus), ("modules", modules_text), ("links", _links), ("rdma", _rdma))
-    parts = []
+    parts = [style("bold", title)]
     if "kernel" in document:
         driver = document["driver"]
         text = f"{driver['version']} ({driver['flavor']})" if driver else "not loaded"
-        parts.append(f"kernel {document['kernel']['release']}, nvidia driver {text}")
+        parts[0] += f": kernel {document['kernel']['release']}, nvidia driver {text}"
     if "observedUnixSeconds" in document:
         age = max(0.0, time.time() - document["observedUnixSeconds"])
         parts.append(style("dim", f"as the agent saw it {age:.0f} s ago; holders as of now"))
@@ -261,7 +264,7 @@ def _links(links: Iterable[Mapping[str, Any]], style: Style) -> str:
             link["pciAddress"] or "-",
             ", ".join(link["uses"]) or "-",
         )
-        for link in sorted(links, key=lambda one: _natural(one["name"]))
+        for link in sorted(links, key=lambda one: natural(one["name"]))
     ]
     return _table(rows, ("LINK", "STATE", "CARRIER", "MTU", "DRIVER", "PCI", "IN USE FOR"), style)
 
@@ -276,12 +279,7 @@ def _rdma(devices: Iterable[Mapping[str, Any]], style: Style) -> str:
             port["rate"] or "-",
             port["netdev"] or "-",
         )
-        for device in sorted(devices, key=lambda one: _natural(one["name"]))
+        for device in sorted(devices, key=lambda one: natural(one["name"]))
         for port in device["ports"]
     ]
     return _table(rows, ("RDMA DEVICE", "PORT", "STATE", "LINK LAYER", "RATE", "LINK"), style)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """mlx5_2 before mlx5_10."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]

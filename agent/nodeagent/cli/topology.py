@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nodeagent.cli import topology_dot
-from nodeagent.cli.output import Style, columns, emit, style_for
+from nodeagent.cli.output import Style, emit, in_blocks, style_for
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.cli.topology_dot import names_of
 from nodeagent.host.topology_facts import read_topology
@@ -45,6 +45,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         "topology",
         parents=[common],
         help="show how GPUs and NICs are wired, and what makes the way between them slow",
+        description="show how GPUs and NICs are wired, and what makes the way between them slow",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
     )
@@ -163,7 +164,7 @@ def topology_text(document: Mapping[str, Any], style: Style) -> str:
     ]
     used = {"NV#" if cell.startswith("NV") else cell for row in document["matrix"].values() for cell in row.values()}
     parts = [
-        columns(rows, ("", *short, "RAIL", "NUMA", "PCI", "LINK", "NAME")),
+        in_blocks(rows, ("", *short, "RAIL", "NUMA", "PCI", "LINK", "NAME"), style.width),
         "\n".join(style("dim", f"{sign:<6}{text}") for sign, text in _LEGEND.items() if sign in used),
     ]
     if document["gpus"] and document["nvlinks"] is None:
