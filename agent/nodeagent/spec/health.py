@@ -20,6 +20,8 @@ CHECK_NAMES = (  # nodeagent.health.check_table says what each looks at
     "recovery-action",
     "xid",
     "ecc",
+    "sram",
+    "gpu-notice",
     "row-remap",
     "retired-pages",
     "temperature",
