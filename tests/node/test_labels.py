@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_process import agent_on, run_command
 from cli_driver import Cli
 from nodeagent.plan.convergence import goal_of, survey
 from nodeagent.resources.labels import features_text, labels_of, parse_features
@@ -16,6 +17,7 @@ from nodeagent.resources.labels_gpu import family, value_of
 from nodeagent.spec.labels import Labels, LabelSharing, MigStrategy, SharingStrategy
 from nodeagent.spec.reader import read_spec
 from nodeagent.state.gpu import MigMode
+from nodeagent.state.health import Verdict
 from nodeagent.state.node import Unknown
 from sim_node import Told, sim_node, text_of
 
@@ -137,7 +139,7 @@ def test_what_is_the_same_whatever_the_strategy(machine):
         assert (found[f"{N}{key}.major"], found[f"{N}{key}.minor"]) == (major, minor)
     assert found[f"{N}cuda.driver-version.revision"] == found[f"{N}cuda.driver.rev"] == revision
     assert found[f"{N}cuda.driver-version.full"] == version
-    assert found[f"{N}cuda.runtime-version.full"] == "13.0"
+    assert found[f"{N}cuda.runtime-version.full"] == {"535": "12.2", "550": "12.4"}[major]
     assert found[f"{N}gpu.machine"] == node.node.profile.product.replace(" ", "-")
     assert found[f"{N}gpu.mode"] == "compute"
     assert found[f"{N}mig.capable"] == "true"
@@ -146,7 +148,7 @@ def test_what_is_the_same_whatever_the_strategy(machine):
     assert found["nodeagent.io/rdma.count"] == str(rdma)
     assert found.get(f"{N}mofed.version") == (node.node.profile.ofed_version or None)
     assert found["nodeagent.io/rdma.stack"] == ("ofed" if node.node.profile.ofed_version else "inbox")
-    assert found["nodeagent.io/health"] == "ok"
+    assert found["nodeagent.io/health"] == "unknown"  # no health check has run
 
 
 @pytest.mark.parametrize(
@@ -220,8 +222,10 @@ def test_what_does_not_answer_degrades_the_node(tmp_path):
         state, _ = survey(node.observer, goal_of(spec))
         one = next(iter(state.gpus))
         left = {uuid: gpu for uuid, gpu in state.gpus.items() if uuid != one}
-        found = labels_of(spec, replace(state, gpus=left, unknown=(Unknown(f"GPU {one}", "no answer"),)))
-        assert (found["nodeagent.io/health"], found["nodeagent.io/gpus.silent"]) == ("degraded", "1")
+        found = labels_of(
+            spec, replace(state, gpus=left, unknown=(Unknown(f"GPU {one}", "no answer"),), verdict=Verdict.FAILED)
+        )
+        assert (found["nodeagent.io/health"], found["nodeagent.io/gpus.silent"]) == ("failed", "1")
         assert found[f"{N}gpu.count"] == "3"
 
 
@@ -236,3 +240,16 @@ def test_the_verb_prints_them(tmp_path, capsys):
     assert found[f"{N}mig.strategy"] == "single"
     assert cli("labels", file=True) == 0
     assert f"{N}gpu.product" in cli.out
+
+
+def test_the_running_agent_writes_the_verdict_of_its_health_checks(tmp_path):
+    text = "version: 1\nmodules: {nvidia: {}}\nlabels: {}\nloop: {sample_seconds: 1}\n"
+    with agent_on(tmp_path, text, profile="gpu-server-4x-a100") as agent:
+        file = Path(f"{agent.root}{FILE}")
+
+        def says(verdict):
+            return file.exists() and parse_features(file.read_text())[0].get("nodeagent.io/health") == verdict
+
+        agent.wait_until(lambda _: says("ok"))
+        assert run_command("simulate", "xid", "79", "--gpu", "2", *agent.target).returncode == 0
+        agent.wait_until(lambda _: says("failed"))

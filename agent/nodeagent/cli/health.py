@@ -71,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         return _acknowledge(arguments, target)
     least = Verdict(arguments.fail_on)
     until = time.monotonic() + arguments.wait
-    chosen = _chosen(_look(arguments, target), arguments.gpu)
+    chosen = _chosen(look(arguments, target), arguments.gpu)
     while _is_bad(chosen, least) and time.monotonic() < until:
         time.sleep(POLL_SECONDS)
-        chosen = _chosen(_look(arguments, target), arguments.gpu)
+        chosen = _chosen(look(arguments, target), arguments.gpu)
     style = style_for(arguments, sys.stdout)
     emit(health_document(chosen), arguments.output, lambda: health_text(chosen, style, everything=arguments.all))
     verdict = worst(finding.verdict for finding in chosen.findings)
@@ -89,7 +89,7 @@ def node_of(arguments: argparse.Namespace) -> Target:
     return running[0] if len(running) == 1 else target_of(arguments)
 
 
-def _look(arguments: argparse.Namespace, target: Target) -> Health:
+def look(arguments: argparse.Namespace, target: Target) -> Health:
     """What the agent says; a look of our own where none runs, or where it has not looked yet."""
     if agent_listens(target.root):
         for _ in range(20):
@@ -98,11 +98,11 @@ def _look(arguments: argparse.Namespace, target: Target) -> Health:
                 return found
             time.sleep(0.5)
         return found
-    from nodeagent.supervisor.health_once import look  # noqa: PLC0415 - only without a running agent
+    from nodeagent.supervisor.health_once import look as look_once  # noqa: PLC0415 - only without a running agent
 
     spec, _ = spec_of(arguments, target)
     with target.observer(spec.loop.nvml_deadline_seconds) as observer:
-        return look(observer, spec)
+        return look_once(observer, spec)
 
 
 def _chosen(health: Health, wanted: str) -> Health:
@@ -186,7 +186,7 @@ def _acknowledge(arguments: argparse.Namespace, target: Target) -> int:
     from nodeagent.host.history import Entry, History  # noqa: PLC0415 - only this option writes
     from nodeagent.state.health import EventKind, HealthEvent  # noqa: PLC0415
 
-    health = _look(arguments, target)
+    health = look(arguments, target)
     gpus = sorted({one.subject for one in health.findings if one.subject.kind is SubjectKind.GPU}, key=_by_address)
     gpu = _gpu(arguments.acknowledge, gpus)
     history = History(target.root)

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Any
 
+from nodeagent.cli.health import look
 from nodeagent.cli.output import columns, emit
 from nodeagent.cli.target import add_file_option, add_target_options, spec_of, target_of
 from nodeagent.errors import UsageError
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     with target.observer(spec.loop.nvml_deadline_seconds) as observer:
         state = observer.observe(goal_of(spec).interest)
         state = observer.add_containers(state, query) if query else state
+    state = replace(state, verdict=look(arguments, target).verdict)
     try:
         labels = labels_of(spec, state)
     except ValueError as error:

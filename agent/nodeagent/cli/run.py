@@ -128,8 +128,9 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     choices = Choices(spec.metrics, host.files)
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
     watch = HealthWatch(host, spec.health, target.path_of)
+    supervisor.observer.verdict = lambda: watch.health.verdict if watch.health.generated else None
     desk = _desk(supervisor, watch, target)
-    sampler.examine = lambda reading: _examined(watch, desk, reading)
+    sampler.examine = lambda reading: _examined(supervisor, watch, desk, reading)
     repairs = _repairs(supervisor, watch)
     desk.held = lambda: held_by(repairs.memory.quarantines)
     watch.log.on_line = lambda: sampler.refresh(supervisor.status)
@@ -228,9 +229,12 @@ def _bare_desk(supervisor: Supervisor, watch: HealthWatch, target: Target) -> Of
     )
 
 
-def _examined(watch: HealthWatch, desk: OfferDesk, reading: Reading) -> Health:
+def _examined(supervisor: Supervisor, watch: HealthWatch, desk: OfferDesk, reading: Reading) -> Health:
     """One cycle of health, which decides about what pods may get."""
+    before = watch.health.verdict
     found = watch.examine(reading)
+    if found.verdict is not before and supervisor.spec.labels is not None:
+        supervisor.waker.wake(Wake.HEALTH)  # the label says it
     desk.ask()
     return found
 

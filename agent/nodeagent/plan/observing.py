@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nodeagent.errors import HostError
@@ -27,6 +27,7 @@ from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu, MigMode
+from nodeagent.state.health import Verdict
 from nodeagent.state.link_settings import Group, GroupState
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
@@ -57,6 +58,7 @@ class Observer:
         self.host = host
         self._control = control_address
         self._peer_memory = PeerMemoryOwner(host.files)
+        self.verdict: Callable[[], Verdict | None] = lambda: None  # the agent that runs knows one
 
     def observe(
         self, interest: Sequence[str], *, with_roce: bool = False, with_pcie: bool = False, with_devlink: bool = False
@@ -100,6 +102,7 @@ class Observer:
             nvml_pid=host.nvml.pid(),
             offered=host.offering.offered,
             processes=_described(host, gpus),
+            verdict=self.verdict(),
             unknown=unknown + unread,
         )
 

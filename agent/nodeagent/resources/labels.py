@@ -17,6 +17,7 @@ from nodeagent.resources.topology import rails_of
 from nodeagent.spec.containers import Component
 from nodeagent.spec.labels import Labels
 from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.health import Verdict
 from nodeagent.state.node import NodeState
 
 UNIT, WHAT = "labels", "node labels"
@@ -76,11 +77,12 @@ def _drivers(state: NodeState) -> dict[str, str]:
 
 
 def _health(state: NodeState) -> dict[str, str]:
-    """What does not answer now; a node without a driver has no GPU that could."""
+    """The verdict of the health checks, and how many GPUs do not answer now."""
     if state.driver is None:
         return {}
     silent = [item for item in state.unknown if item.what.startswith("GPU")]
-    return {f"{OWN}/gpus.silent": str(len(silent)), f"{OWN}/health": "degraded" if silent else "ok"}
+    verdict = state.verdict or Verdict.UNKNOWN
+    return {f"{OWN}/gpus.silent": str(len(silent)), f"{OWN}/health": verdict.value}
 
 
 def features_text(labels: Mapping[str, str], changed: float, expires: float) -> str:

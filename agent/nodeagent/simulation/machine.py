@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from nodeagent.errors import GoneError
 from nodeagent.simulation.boards import board_named
+from nodeagent.simulation.cuda_version import cuda_of
 from nodeagent.simulation.machine_library import library_error, library_path, load_library
 from nodeagent.state.gpu import Placement
 
@@ -133,9 +134,10 @@ class Machine:
     def describe(self, boards: Sequence[BoardAt], device_directory: str, driver_version: str) -> None:
         """Fill a machine that is still empty."""
         self._set_text(_MACHINE, "driver_version", driver_version)
-        self._set_text(_MACHINE, "nvml_version", f"13.{driver_version}")
+        cuda = cuda_of(driver_version)
+        self._set_text(_MACHINE, "nvml_version", f"{cuda[0]}.{driver_version}")
         self._set_text(_MACHINE, "device_directory", device_directory)
-        self._set_number(_MACHINE, "cuda_version", 13000)
+        self._set_number(_MACHINE, "cuda_version", cuda[0] * 1000 + cuda[1] * 10)
         nodes = max((at.numa_node for at in boards), default=-1) + 1
         self._set_number(_MACHINE, "numa_nodes", nodes)
         self._set_number(_MACHINE, "cpus", nodes * _CPUS_PER_NODE)

@@ -22,6 +22,7 @@ class Wake(StrEnum):
     LINK = "link changed"  # rtnetlink
     MIG = "mig layout changed"  # NVML's event
     REPAIR = "repair"
+    HEALTH = "verdict changed"
     ASKED = "asked"  # control socket
     STOP = "stop"
 
