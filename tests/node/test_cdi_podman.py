@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from container_world import DRIVER_ROOT, nodes_of
 from nodeagent.simulation.driver_installation import install_driver
-from podman_box import DRIVER_ROOT, Podman
+from podman_box import Podman
 from sim_node import sim_node
 
 SECTION = f"""
@@ -34,20 +35,14 @@ def ready(tmp_path):
         yield node, Podman(node.node.directory, tmp_path / "podman")
 
 
-def nodes_of(node, kind, name):
-    document = json.loads(Path(f"{node.node.directory}/var/run/cdi/nodeagent-{kind}.json").read_text())
-    device = next(one for one in document["devices"] if one["name"] == name)["containerEdits"]
-    edits = (document.get("containerEdits", {}), device)
-    return {entry["path"] for edit in edits for entry in edit.get("deviceNodes", ())}
-
-
 def test_a_container_gets_the_nodes_and_libraries_of_what_it_asked_for_and_no_others(ready):
     node, podman = ready
     done = podman.run(["nvidia.com/gpu=0:1", "nodeagent.io/rdma=mlx5_1:1"], LOOK)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     given = {line.split(" ", 1)[0]: line.split(" ", 1)[1] for line in lines if line.startswith("/dev/") and ":" in line}
-    wanted = nodes_of(node, "gpu", "0:1") | nodes_of(node, "rdma", "mlx5_1:1")
+    files = Path(node.node.directory + "/var/run/cdi")
+    wanted = nodes_of(files / "nodeagent-gpu.json", "0:1") | nodes_of(files / "nodeagent-rdma.json", "mlx5_1:1")
     assert {path for path, kind in given.items() if "directory" not in kind} == wanted
     for path in wanted:
         stand_in = "zero" if "caps" in path else "full" if "infiniband" in path else "null"
