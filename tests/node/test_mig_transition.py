@@ -168,9 +168,7 @@ def test_a_layout_changed_behind_the_agents_back_is_put_right_on_the_next_pass(n
     node.host.nvml.destroy_gpu_instance(gpu, rows(node, 1)[0].placement)
     node.host.nvml.create_gpu_instance(gpu, "1g.5gb", rows(node, 0)[0].placement)
     plan = node.plan(FIRST)
-    assert [str(step).partition(" on GPU")[0] for step in plan.transitions[0].acts] == [
-        "destroy 1g.5gb at 0",
-        "create 3g.20gb at 0",
-    ]
+    acts = [str(step).partition(" on GPU")[0] for transition in plan.transitions for step in transition.acts]
+    assert [act for act in acts if "nvidia-cap" not in act] == ["destroy 1g.5gb at 0", "create 3g.20gb at 0"]
     assert node.converge(FIRST).plan.converged
     assert rows(node, 0) == kept

@@ -260,4 +260,6 @@ def test_drift_report_binds_the_agent_and_not_the_operator(node: SimNode, mig: M
     assert "drift: report leaves it so: enable MIG; create 3g.20gb at 0" in plan.obstacles[0].problem
     node.host.nvml.release()
     assert mig("apply", "-f", node.write(text))[0] == 0
-    assert node.plan(text).converged
+    left = node.plan(text)
+    assert not left.obstacles
+    assert all("nvidia-cap" in str(step) for one in left.transitions for step in one.acts), "their nodes are all"
