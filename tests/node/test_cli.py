@@ -217,7 +217,7 @@ def test_a_bad_or_unreadable_file_is_exit_2_with_its_place(fresh: Cli, verb: str
     fresh.file.unlink()
     fresh.file.mkdir()
     assert fresh(verb, file=True) == 2
-    assert "cannot read the node file: is a directory" in fresh.err
+    assert "cannot be read: is a directory" in fresh.err
     fresh.file.rmdir()
     assert fresh(verb, file=True) == 2
     assert "no such file" in fresh.err

@@ -144,6 +144,26 @@ def test_a_table_that_is_too_wide_goes_on_below_itself(width: int) -> None:
         assert len(blocks) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("validate", "--wait", "nan"), "nan: expected a number of seconds, 0 or more"),
+        (("validate", "cuda", "--deadline", "inf"), "inf: expected a number of seconds above 0"),
+        (("health", "--wait", "-1"), "-1: expected a number of seconds, 0 or more"),
+        (("top", "--once", "--interval", "0"), "0: expected a number of seconds above 0"),
+        (("events", "--limit", "-1"), "-1: expected a whole number, 1 or more"),
+        (("events", "--limit", "many"), "many: expected a whole number, 1 or more"),
+        (("simulate", "hang", "--gpu", "0", "--seconds", "-1"), "-1: expected a number of seconds above 0"),
+        (("simulate", "load", "101", "--gpu", "0"), "101: expected a whole number from 0 to 100"),
+    ],
+)
+def test_what_is_no_quantity_is_refused_before_anything_is_done(words: tuple[str, ...], expected: str) -> None:
+    said = run_command(*words)
+    assert said.returncode == 2
+    assert expected in said.stderr
+    assert "Traceback" not in said.stderr
+
+
 def test_show_says_which_node_it_looked_at(fresh: Cli) -> None:
     assert fresh("show", "rdma") == 0
     assert fresh.out.startswith(f"simulated node {PROFILE}\n")

@@ -117,7 +117,7 @@ def test_a_bad_file_leaves_the_last_good_one_in_force(agent: Agent) -> None:
     assert shown.returncode == 3
     assert "not in force, the last good one is: " in shown.stdout
     agent.file.unlink()
-    agent.wait_until(lambda found: "cannot read the node file" in found["specError"])
+    agent.wait_until(lambda found: "cannot be read" in found["specError"])
     agent.write(FILE)
     agent.wait_until(lambda found: found["specError"] == "" and found["condition"] == "converged")
 

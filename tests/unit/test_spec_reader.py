@@ -164,12 +164,12 @@ def only_problem(path: Path) -> str:
 
 def test_a_missing_file(tmp_path):
     assert only_problem(tmp_path / "no") == (
-        "node.yaml: cannot read the node file: no such file or directory; expected a YAML file"
+        "node.yaml: cannot be read: no such file or directory; expected a YAML file"
     )
 
 
 def test_a_directory(tmp_path):
-    assert "cannot read the node file: is a directory" in only_problem(tmp_path)
+    assert "cannot be read: is a directory" in only_problem(tmp_path)
 
 
 def test_a_fifo_does_not_hang(tmp_path):
@@ -190,7 +190,7 @@ def test_a_file_without_permission(tmp_path):
     if user == 0:  # root reads everything
         os.seteuid(65534)
     try:
-        assert "cannot read the node file: permission denied" in only_problem(path)
+        assert "cannot be read: permission denied" in only_problem(path)
     finally:
         os.seteuid(user)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.health import COLOURS, name_of, node_of
 from nodeagent.cli.output import Style, emit, style_for
+from nodeagent.cli.quantities import some
 from nodeagent.cli.target import add_file_option, add_target_options
 from nodeagent.errors import GoneError, UsageError
 from nodeagent.health.documents import event_document
@@ -45,7 +46,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", default="", metavar="TIME", help="30m, 2h, 7d, or a time such as 2026-11-22T12:00")
     parser.add_argument("--kind", action="append", choices=[kind.value for kind in EventKind], help="only of this kind")
     parser.add_argument("--subject", default="", help="only about this: a UUID, a PCI address, mlx5_0/1")
-    parser.add_argument("--limit", type=int, default=1000, help="the newest so many (default: 1000)")
+    parser.add_argument("--limit", type=some, default=1000, help="the newest so many (default: 1000)")
     parser.add_argument("--follow", action="store_true", help="go on with what comes; with -o json a line for each")
     add_file_option(parser)
     add_target_options(parser)

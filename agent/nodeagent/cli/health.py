@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.output import Style, columns, count, emit, style_for, with_short_gpus
+from nodeagent.cli.quantities import seconds
 from nodeagent.cli.target import Target, add_file_option, add_target_options, running_simulations, spec_of, target_of
 from nodeagent.errors import UsageError
 from nodeagent.health.documents import health_document, health_of
@@ -48,7 +49,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="also what is well")
     parser.add_argument("--gpu", default="", metavar="LIST", help="only these GPUs: indices, UUIDs or PCI addresses")
-    parser.add_argument("--wait", type=float, metavar="SECONDS", default=0.0, help="wait this long for it to be well")
+    parser.add_argument("--wait", type=seconds, metavar="SECONDS", default=0.0, help="wait this long for it to be well")
     parser.add_argument(
         "--fail-on",
         choices=("unknown", "warning", "failed"),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nodeagent.cli.output import columns, emit, style_for
+from nodeagent.cli.quantities import percent, some, some_seconds
 from nodeagent.cli.target import Target, default_directory, running_simulations
 from nodeagent.errors import UsageError
 from nodeagent.host.lock import node_lock
@@ -29,13 +30,13 @@ examples:
   nodeagent simulate job end 4000001
   nodeagent simulate fail-module nvidia_peermem --on load --errno EINVAL
   nodeagent simulate hang --gpu 2 --seconds 60
-  nodeagent simulate job start --gpu 0 --mig MIG-8f1c...
+  nodeagent simulate job start --gpu 0 --mig MIG-31184895-3e2c-5c86-ac6f-64c1228045e4
   nodeagent simulate lose --gpu 5
   nodeagent simulate reset-route reboot --gpu 1
   nodeagent simulate reboot
   nodeagent simulate xid 79 --gpu 3
   nodeagent simulate fault ecc --gpu 1
-  nodeagent simulate fault port-down --at enp24s0np0
+  nodeagent simulate fault port-down --at enp12s0np0
   nodeagent simulate heal
 """
 _FORMATTER = argparse.RawDescriptionHelpFormatter
@@ -70,15 +71,15 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     add("remove", "delete the directory of a simulated node", run_remove)
     _add_gpu(add("lose", "let a GPU fall off the bus", run_lose))
     hang = _add_gpu(add("hang", "let every NVML call on a GPU hang", run_hang))
-    hang.add_argument("--seconds", type=float, default=60.0, help="how long each call hangs (default: 60)")
+    hang.add_argument("--seconds", type=some_seconds, default=60.0, help="how long each call hangs (default: 60)")
     _add_health(add)
     load = _add_gpu(add("load", "set how busy a GPU is", run_load))
-    load.add_argument("percent", type=int, choices=range(101), metavar="PERCENT")
+    load.add_argument("percent", type=percent, metavar="PERCENT")
     fail = add("fail-module", "let the kernel refuse a module", run_fail_module)
     fail.add_argument("module")
     fail.add_argument("--on", choices=("load", "unload"), default="load")
     fail.add_argument("--errno", default="EINVAL", help="error name (default: EINVAL)")
-    fail.add_argument("--times", type=int, default=1, help="how many times (default: 1)")
+    fail.add_argument("--times", type=some, default=1, help="how many times (default: 1)")
     _add_jobs(verbs, common)
 
 
@@ -111,7 +112,7 @@ def _add_jobs(verbs: Any, common: argparse.ArgumentParser) -> None:
     end.set_defaults(run=run_job_end)
     pin = operations.add_parser("register-memory", parents=parents, help="let a job register GPU memory with a NIC")
     pin.add_argument("pid", type=int)
-    pin.add_argument("--regions", type=int, default=1)
+    pin.add_argument("--regions", type=some, default=1)
     pin.set_defaults(run=run_job_register)
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nodeagent.cli.output import Style, columns, emit, style_for
+from nodeagent.cli.quantities import some_seconds
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.cli.telemetry import direct, from_agent, running_agent
 from nodeagent.metrics.document import telemetry_document
@@ -48,7 +49,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     add_target_options(parser)
     parser.add_argument("--once", action="store_true", help="print one frame and end; so it is without a terminal")
-    parser.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="time between two frames")
+    parser.add_argument("--interval", type=some_seconds, default=2.0, metavar="SECONDS", help="time between two frames")
     parser.set_defaults(run=run)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from nodeagent.cli import validate_node, validate_peer
 from nodeagent.cli.output import Style, columns, emit, style_for
+from nodeagent.cli.quantities import some
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import HostError, UsageError
 from nodeagent.host.gid_facts import read_gids
@@ -50,9 +51,9 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     rdma.add_argument("-m", "--match", default="", metavar="MATCH", help="only these devices, in the node file's words")
     rdma.add_argument("--family", choices=[one.value for one in Family], help="only GIDs of this kind of address")
     rdma.add_argument(
-        "--round-trips", type=int, default=Effort().round_trips, metavar="N", help="small messages to send"
+        "--round-trips", type=some, default=Effort().round_trips, metavar="N", help="small messages to send"
     )
-    rdma.add_argument("--writes", type=int, default=Effort().writes, metavar="N", help="writes of 1 MiB to send")
+    rdma.add_argument("--writes", type=some, default=Effort().writes, metavar="N", help="writes of 1 MiB to send")
     validate_peer.add_options(rdma)
     add_target_options(rdma)
     rdma.set_defaults(run=run_rdma)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.output import Style, columns, count, emit, style_for, warn, with_short_gpus
+from nodeagent.cli.quantities import seconds, some_seconds
 from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
 from nodeagent.errors import DeadlineError, UsageError
 from nodeagent.state.proofs import Finding, Outcome, Proof, Validation
@@ -72,11 +73,13 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> Any:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="try again this long until all pass")
+    parser.add_argument(
+        "--wait", type=seconds, default=0.0, metavar="SECONDS", help="try again this long until all pass"
+    )
     parser.add_argument("--in-use", action="store_true", help="also on GPUs that are in use; slows their jobs down")
     parser.add_argument(
         "--deadline",
-        type=float,
+        type=some_seconds,
         default=None,
         metavar="SECONDS",
         help="of one trial on a GPU (default: the node file's)",
@@ -131,10 +134,8 @@ def _round(arguments: argparse.Namespace, spec: NodeSpec, proofs: frozenset[Proo
     from nodeagent.spec.validation import Validation as Section  # noqa: PLC0415
     from nodeagent.supervisor.validation_facts import Round  # noqa: PLC0415 - `validate rdma` needs none of it
 
-    seconds = arguments.deadline
-    if seconds is not None and seconds <= 0:
-        raise UsageError("validate: expected more than 0 seconds for --deadline")
-    deadline = (spec.validation or Section()).deadline_seconds if seconds is None else seconds
+    given = arguments.deadline
+    deadline = (spec.validation or Section()).deadline_seconds if given is None else given
     return Round(proofs, deadline, arguments.in_use, spec.cdi or Cdi())
 
 

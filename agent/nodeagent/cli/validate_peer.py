@@ -6,6 +6,7 @@ import argparse
 
 from nodeagent import __version__
 from nodeagent.cli.output import columns, emit, warn
+from nodeagent.cli.quantities import some_seconds
 from nodeagent.errors import HostError, UsageError
 from nodeagent.host import rdma_peer
 from nodeagent.host.verbs import Verbs
@@ -29,7 +30,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--connect", default="", metavar="HOST[:PORT]", help="send to the peer that listens there")
     group.add_argument(
-        "--patience", type=float, default=PATIENCE_SECONDS, metavar="SECONDS", help="how long to listen (%(default)g)"
+        "--patience",
+        type=some_seconds,
+        default=PATIENCE_SECONDS,
+        metavar="SECONDS",
+        help="how long to listen (%(default)g)",
     )
 
 

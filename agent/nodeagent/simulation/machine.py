@@ -205,7 +205,8 @@ class Machine:
         mig = None if mig_uuid is None else mig_uuid.encode()
         at = self._index(uuid)
         if self._library.nvmlsim_start_process(self._handle, at, pid, name.encode(), memory_bytes, mig):
-            raise library_error("start process", f"{name} on {mig_uuid or uuid}")
+            advice = "`nodeagent mig show` names the MIG devices" if mig_uuid else ""
+            raise library_error("start process", f"{name} on {mig_uuid or uuid}", advice)
 
     def end_process(self, pid: int) -> None:
         """The process is gone from every GPU; nothing happens if it was on none."""

@@ -140,4 +140,4 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _unreadable(path: str, reason: str) -> SpecError:
-    return SpecError((SpecProblem(path, 0, 0, "", f"cannot read the node file: {reason}; expected a YAML file"),))
+    return SpecError((SpecProblem(path, 0, 0, "", f"cannot be read: {reason}; expected a YAML file"),))
