@@ -17,10 +17,12 @@ import pytest
 from agent_process import PROFILE, command, run_command
 from cli_driver import Cli
 from nodeagent.cli import VERBS
-from nodeagent.cli.output import in_blocks
+from nodeagent.cli.output import Style, in_blocks
+from nodeagent.cli.repair import list_text, plan_text
 from nodeagent.errors import UsageError
 from nodeagent.host.paths import JOURNAL
 from nodeagent.simulation.node import open_node
+from nodeagent.state.repair import Standing
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 COLOUR = "\x1b["
@@ -227,3 +229,34 @@ def test_status_and_simulate_find_the_only_simulated_agent(tmp_path_factory: pyt
         agent.terminate()
         assert agent.wait(20) == 0
     assert open_node(PROFILE, str(tmp_path / f"nodeagent-{PROFILE}")).profile.name == PROFILE
+
+
+@pytest.mark.parametrize("standing", Standing)
+@pytest.mark.parametrize("width", [0, 100])
+def test_decisions_about_repair_are_aligned_and_coloured_at_a_terminal(standing: Standing, width: int) -> None:
+    one = {
+        "id": "3fa9c1",
+        "standing": standing.value,
+        "action": "reset-gpu",
+        "subject": "GPU-32557c9d-1c6d-5310-ad2f-0048be9a91de",
+        "findings": [{"check": "ecc"}],
+        "reason": "it waits for an approval",
+        "inTheWay": ["process 12"],
+        "steps": ["reset"],
+    }
+    document = {
+        "mode": "on",
+        "trouble": "cannot be read",
+        "paused": "",
+        "rebootAsked": "ecc",
+        "decisions": [one, {**one, "id": "3fa9c2", "standing": "denied"}],
+        "quarantines": [],
+        "slurmDrain": "",
+        "attempts": [],
+    }
+    for text in (list_text, plan_text):
+        plain, coloured = (text(document, Style(enabled=enabled, width=width)) for enabled in (False, True))
+        assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+        assert "\x1b[31m" in coloured
+    rows = [line for line in list_text(document, Style(enabled=False)).split("\n") if line.startswith(("ID", "3fa9c"))]
+    assert len({re.search(r" (ACTION|reset-gpu) ", row).start() for row in rows}) == 1

@@ -42,7 +42,7 @@ _VERBS = {
     "resume": "let actions begin again",
     "history": "what repair did; works without an agent",
 }
-_COLOURS = {"ready": "green", "asks": "yellow", "storm": "red", "given-up": "red", "verifying": "cyan"}
+_COLOURS = {"ready": "good", "asks": "warn", "storm": "bad", "given-up": "bad", "verifying": "name"}
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
@@ -127,17 +127,17 @@ def list_text(document: dict[str, Any], style: Style) -> str:
 
 def _headlines(document: dict[str, Any], style: Style) -> Iterator[str]:
     if document["trouble"]:
-        yield style("red", f"repair is off: {document['trouble']}")
+        yield style("bad", f"repair is off: {document['trouble']}")
     yield f"mode {document['mode']}" + (f", paused {document['paused']}" if document["paused"] else "")
     if document["rebootAsked"]:
-        yield style("red", f"a reboot is asked for: {document['rebootAsked']}")
+        yield style("bad", f"a reboot is asked for: {document['rebootAsked']}")
 
 
 def _decisions(document: dict[str, Any], style: Style) -> Iterator[str]:
     rows = [
         (
             one["id"],
-            style(_COLOURS.get(one["standing"], "dim"), one["standing"]),
+            one["standing"],
             one["action"] or "report",
             one["subject"],
             ", ".join(sorted({found["check"] for found in one["findings"]})),
@@ -145,7 +145,14 @@ def _decisions(document: dict[str, Any], style: Style) -> Iterator[str]:
         )
         for one in document["decisions"]
     ]
-    yield columns(rows, ("ID", "STANDING", "ACTION", "SUBJECT", "CHECKS", "WHY")) if rows else "nothing to repair"
+    if not rows:
+        yield "nothing to repair"
+        return
+    standings = {one["id"]: one["standing"] for one in document["decisions"]}
+    table = columns(rows, ("ID", "STANDING", "ACTION", "SUBJECT", "CHECKS", "WHY"), width=style.width)
+    for line in table.split("\n"):
+        standing = standings.get(line.partition(" ")[0], "")
+        yield line.replace(standing, style(_COLOURS.get(standing, "dim"), standing), 1) if standing else line
 
 
 def _kept(document: dict[str, Any]) -> Iterator[str]:
@@ -169,5 +176,5 @@ def plan_text(document: dict[str, Any], style: Style) -> str:
             f"{style('bold', one['id'])} {one['action']} on {one['subject']}: {one['standing']}, {one['reason']}"
         )
         lines += [f"  {step}" for step in one["steps"]]
-        lines += [f"  {style('red', 'in the way')}: {text}" for text in one["inTheWay"]]
+        lines += [f"  {style('bad', 'in the way')}: {text}" for text in one["inTheWay"]]
     return "\n".join(lines if len(lines) > 1 else [*lines, "nothing to do"])
