@@ -46,7 +46,11 @@ class Containerd:
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             file.write(text)
             file.flush()
-            return _run([f"{self.programs}/containerd", "--config", file.name, "config", "dump"])
+            return self.dump(Path(file.name))
+
+    def dump(self, file: Path) -> str:
+        """The same of a configuration file and all that it imports."""
+        return _run([f"{self.programs}/containerd", "--config", str(file), "config", "dump"])
 
 
 def runtimes_in(path: str | None) -> LocalRuntimes:

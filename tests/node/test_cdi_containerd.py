@@ -140,3 +140,30 @@ def test_without_our_key_containerd_gives_nothing(configured, default):
         nodes, mounts = look(box, "gpu", ["nvidia.com/gpu=1"])
     assert not nodes
     assert not {path for path in mounts if "libcuda" in path}
+
+
+@pytest.mark.parametrize(
+    ("main", "site"),
+    [
+        (f"{TABLE}max_container_log_line_size = 99\n", "oom_score = -1\n"),
+        ("", f"{TABLE}{OFF}\nmax_concurrent_downloads = 7\n"),
+        (f"{TABLE}{OFF}\nmax_container_log_line_size = 99\n", f"{TABLE}max_concurrent_downloads = 7\n"),
+        (f"{TABLE}{ON}\n", f"{TABLE}{OFF}\nmax_concurrent_downloads = 7\n"),
+    ],
+    ids=["main", "import", "both", "import-turns-it-off"],
+)
+def test_what_is_imported_stays_and_containerd_reads_the_one_key_more(tmp_path, containerd, main, site):
+    """containerd's own word for it, because its versions join an imported table with the main file's in two ways."""
+    with sim_node(tmp_path, "gpu-server-4x-a100", "in-process") as node:
+        SimulatedRuntimes(node.node.directory).install("containerd", containerd.version)
+        file = Path(node.node.directory + CONTAINERD_CONFIG)
+        (file.parent / "conf.d").mkdir(parents=True)
+        file.write_text(f'version = 2\nimports = ["conf.d/*.toml"]\n{main}')
+        (file.parent / "conf.d/10-site.toml").write_text(f"version = 2\n{site}")
+        before = tomllib.loads(containerd.dump(file))
+        assert node.converge("runtimes: {containerd: on}\n").plan.converged
+        after = tomllib.loads(containerd.dump(file))
+    table = next(found for found in before["plugins"].values() if "enable_cdi" in found)
+    table["enable_cdi"] = True
+    del after["imports"], before["imports"]  # files in any order, ours among them
+    assert after == before

@@ -46,6 +46,8 @@ def lines(change):
          "-enable_cdi = false; +enable_cdi = true"),
         (containerd("2.1.4", f"version = 3\nimports = ['/etc/containerd/conf.d/*.toml']\n[{V3}]\nenable_cdi = false\n"),
          CONTAINERD_DROP_IN, f"+version = 3; +[{V3}]; +enable_cdi = true"),
+        (containerd("2.1.4", f"version = 3\nimports = ['conf.d/*.toml']\n[{V3}]\nenable_cdi = false\n"),
+         CONTAINERD_DROP_IN, f"+version = 3; +[{V3}]; +enable_cdi = true"),
         (containerd("2.2.0", f"version = 4\n[{V3}]\nenable_cdi = false\n"), CONTAINERD_CONFIG,
          "-enable_cdi = false; +enable_cdi = true"),
         # before 2.1 an imported file's table replaces the whole of the main one: the key must go where it counts

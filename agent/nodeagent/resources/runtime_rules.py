@@ -204,8 +204,10 @@ def _containerd_change(
 
 
 def _imports(main: Mapping[str, Any], path: str) -> bool:
-    patterns = main.get("imports", ())
-    return any(fnmatch(path, str(pattern)) for pattern in patterns)
+    """Patterns without a leading slash start at the main file's directory."""
+    folder = CONTAINERD_CONFIG.rpartition("/")[0]
+    patterns = [str(pattern) for pattern in main.get("imports", ())]
+    return any(fnmatch(path, one if one.startswith("/") else f"{folder}/{one}") for one in patterns)
 
 
 def _words(settings: Sequence[Setting]) -> str:
