@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ import pytest
 from agent_process import PROFILE, command, run_command
 from cli_driver import Cli
 from nodeagent.cli import VERBS
+from nodeagent.cli.health import health_text
 from nodeagent.cli.output import Style, in_blocks
 from nodeagent.cli.repair import list_text, plan_text
 from nodeagent.errors import UsageError
 from nodeagent.host.paths import JOURNAL
 from nodeagent.simulation.node import open_node
+from nodeagent.state.health import Finding, Health, Subject, SubjectKind, Verdict
 from nodeagent.state.repair import Standing
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -260,3 +263,21 @@ def test_decisions_about_repair_are_aligned_and_coloured_at_a_terminal(standing:
         assert "\x1b[31m" in coloured
     rows = [line for line in list_text(document, Style(enabled=False)).split("\n") if line.startswith(("ID", "3fa9c"))]
     assert len({re.search(r" (ACTION|reset-gpu) ", row).start() for row in rows}) == 1
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_what_a_device_fails_for_one_reason_is_told_once(enabled: bool) -> None:
+    gpu, other = (
+        Subject(SubjectKind.GPU, f"GPU-{digit * 8}-1c6d-5310-ad2f-0048be9a91de", "0000:07:00.0") for digit in "12"
+    )
+    silent = [
+        Finding(gpu, check, Verdict.UNKNOWN, "does not answer", since=9.5) for check in ("ecc", "nvlink", "clocks")
+    ]
+    found = Health((*silent, replace(silent[0], subject=other), Finding(gpu, "xid", Verdict.FAILED, "Xid 79")), 1.0)
+    text = re.sub(r"\x1b\[\d+m", "", health_text(found, Style(enabled=enabled), everything=False))
+    heads = [line.partition(", since")[0] for line in text.split("\n") if line.startswith(("unknown", "failed"))]
+    assert heads[0] == "failed GPU-11111111 0000:07:00.0 xid"
+    assert sorted(heads[1:]) == [
+        "unknown GPU-11111111 0000:07:00.0 clocks, ecc, nvlink",
+        "unknown GPU-22222222 0000:07:00.0 ecc",
+    ]

@@ -17,6 +17,7 @@ from nodeagent.state.health import Finding, Health, Subject, SubjectKind, Verdic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+from dataclasses import replace
 
 TEXT = "which GPU, MIG device, port or part of the node is ill, since when, what it means and what to do"
 EPILOG = """\
@@ -146,11 +147,11 @@ def health_text(health: Health, style: Style, *, everything: bool) -> str:
     )
     verdict = style(COLOURS[health.verdict], health.verdict.value)
     lines = [
-        f"{style('bold', 'node health')}: {verdict}, {count(len(health.findings), 'finding')}"
+        f"{style('bold', 'node health')}: {verdict}, {count(len(health.findings), 'check')}"
         + (f" on {parts}" if parts else "")
     ]
-    for finding in health.problems:
-        lines += ["", *_problem(finding, style)]
+    for alike in _alike(health.problems):
+        lines += ["", *_problem(alike, style)]
     if everything:
         rows = [
             (name_of(one.subject), one.check, one.evidence or "-")
@@ -161,10 +162,21 @@ def health_text(health: Health, style: Style, *, everything: bool) -> str:
     return "\n".join(lines)
 
 
-def _problem(finding: Finding, style: Style) -> Iterable[str]:
+def _alike(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Findings of one device that say the same together: a GPU that is silent fails a dozen checks at once."""
+    groups: dict[Finding, list[Finding]] = {}
+    for one in findings:
+        groups.setdefault(replace(one, check="", since=int(one.since)), []).append(one)
+    return list(groups.values())
+
+
+def _problem(alike: list[Finding], style: Style) -> Iterable[str]:
+    finding = alike[0]
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(finding.since))
-    verdict = style(COLOURS[finding.verdict], finding.verdict.value)
-    yield f"{verdict} {style('bold', name_of(finding.subject))} {finding.check}, since {since}"
+    name, verdict, checks = name_of(finding.subject), finding.verdict.value, ", ".join(one.check for one in alike)
+    first, *more = style.wrap(f"{verdict} {name} {checks}, since {since}", 2)
+    yield first.replace(f"{verdict} {name}", f"{style(COLOURS[finding.verdict], verdict)} {style('bold', name)}", 1)
+    yield from more
     action = f"{finding.recovery.value}" + (" (the driver asks for it)" if finding.by_driver else "")
     for label, text in (
         ("seen", finding.evidence),

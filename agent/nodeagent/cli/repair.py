@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from nodeagent.cli.events import event_line, since_seconds
 from nodeagent.cli.health import node_of
-from nodeagent.cli.output import Style, columns, emit, style_for
+from nodeagent.cli.output import Style, columns, emit, style_for, with_short_gpus
 from nodeagent.cli.target import add_file_option, add_target_options
 from nodeagent.errors import GoneError
 from nodeagent.health.documents import event_document
@@ -139,7 +139,7 @@ def _decisions(document: dict[str, Any], style: Style) -> Iterator[str]:
             one["id"],
             one["standing"],
             one["action"] or "report",
-            one["subject"],
+            with_short_gpus(one["subject"], {}),
             ", ".join(sorted({found["check"] for found in one["findings"]})),
             "; ".join((one["reason"], *(one["inTheWay"] if one["standing"] == "ready" else ()))),
         )
@@ -156,6 +156,7 @@ def _decisions(document: dict[str, Any], style: Style) -> Iterator[str]:
 
 
 def _kept(document: dict[str, Any]) -> Iterator[str]:
+    document = with_short_gpus(document, {})
     for one in document["quarantines"]:
         yield f"gets no work: {one['subject']} ({one['reason']})"
     if document["slurmDrain"]:
@@ -169,7 +170,7 @@ def _kept(document: dict[str, Any]) -> Iterator[str]:
 def plan_text(document: dict[str, Any], style: Style) -> str:
     """What each decision would come to."""
     lines = [*_headlines(document, style)]
-    for one in document["decisions"]:
+    for one in with_short_gpus(document["decisions"], {}):
         if not (one["steps"] or one["inTheWay"]):
             continue
         lines.append(
