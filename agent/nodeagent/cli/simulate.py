@@ -27,7 +27,7 @@ The node is --simulate PROFILE, else the only simulated node that an agent runs 
 examples:
   nodeagent simulate profiles
   nodeagent simulate job start --gpu 3 --name train.py --memory 20GiB
-  nodeagent simulate job end 4000001
+  nodeagent simulate job end 4200001
   nodeagent simulate fail-module nvidia_peermem --on load --errno EINVAL
   nodeagent simulate hang --gpu 2 --seconds 60
   nodeagent simulate job start --gpu 0 --mig MIG-31184895-3e2c-5c86-ac6f-64c1228045e4
