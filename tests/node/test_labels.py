@@ -17,7 +17,7 @@ from nodeagent.resources.labels_gpu import family, value_of
 from nodeagent.spec.labels import Labels, LabelSharing, MigStrategy, SharingStrategy
 from nodeagent.spec.reader import read_spec
 from nodeagent.state.gpu import MigMode
-from nodeagent.state.health import Verdict
+from nodeagent.state.health import Finding, Health, Subject, SubjectKind, Verdict
 from nodeagent.state.node import Unknown
 from sim_node import Told, sim_node, text_of
 
@@ -222,10 +222,12 @@ def test_what_does_not_answer_degrades_the_node(tmp_path):
         state, _ = survey(node.observer, goal_of(spec))
         one = next(iter(state.gpus))
         left = {uuid: gpu for uuid, gpu in state.gpus.items() if uuid != one}
-        found = labels_of(
-            spec, replace(state, gpus=left, unknown=(Unknown(f"GPU {one}", "no answer"),), verdict=Verdict.FAILED)
-        )
+        silent = (Unknown(f"GPU {one}", "no answer"),)
+        subject = Subject(SubjectKind.GPU, one)
+        health = Health(tuple(Finding(subject, check, Verdict.FAILED) for check in ("gpu-answers", "quarantine")))
+        found = labels_of(spec, replace(state, gpus=left, unknown=silent, health=health))
         assert (found["nodeagent.io/health"], found["nodeagent.io/gpus.silent"]) == ("failed", "1")
+        assert found["nodeagent.io/quarantine"] == "true"
         assert found[f"{N}gpu.count"] == "3"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from agent_process import PROFILE, Agent, agent_on, run_command
 from fake_scontrol import install_scontrol, slurm_node
 from nodeagent.host.control_client import ask
-from nodeagent.host.paths import REBOOT_REQUEST, REMEDIATION
+from nodeagent.host.paths import FEATURES_FILE, REBOOT_REQUEST, REMEDIATION
 from nodeagent.simulation.faults import heal, make_fault
 from nodeagent.simulation.machine import ResetRoute
 from nodeagent.simulation.node import SimulatedNode, open_node
@@ -21,6 +21,7 @@ version: 1
 modules: {{nvidia: {{modeset: false}}, rdma: {{}}}}
 mig:
   - {{mode: enabled, gpus: [0]}}
+labels: {{gpus: "off"}}
 health: {{damping: {{hold_seconds: 0, quiet_seconds: 3}}, ignore: [port-state, gpu-count, acs, numa]}}
 remediation:
   mode: {mode}
@@ -73,6 +74,8 @@ def test_a_gpu_that_wants_a_reset_is_asked_about_kept_from_work_and_reset_when_n
         assert decision["name"] == uuid
         assert "train.py" in decision["inTheWay"][0]
         assert found["taints"]
+        features = Path(f"{agent.root}{FEATURES_FILE}")
+        agent.wait_until(lambda _: "nodeagent.io/quarantine=true" in features.read_text())
         assert slurm_node(tmp_path / "n") == ("IDLE+DRAIN", f"nodeagent: gpu {uuid}: recovery-action")
         health = ask(str(agent.root), "GET", "/v1/health")
         assert any(one["check"] == "quarantine" and one["verdict"] == "failed" for one in health["findings"])
@@ -92,6 +95,7 @@ def test_a_gpu_that_wants_a_reset_is_asked_about_kept_from_work_and_reset_when_n
         found = wait(agent, lambda one: not one["quarantines"] and not one["slurmDrain"])
         assert slurm_node(tmp_path / "n") == ("IDLE", "")
         assert not found["decisions"]
+        agent.wait_until(lambda _: "nodeagent.io/quarantine" not in features.read_text())
         assert agent.stop() == 0
     history = run_command("repair", "history", *agent.target).stdout
     for words in ("approved by user 0", "begun", "healed", "gets work again", "lift our drain"):

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     with target.observer(spec.loop.nvml_deadline_seconds) as observer:
         state = observer.observe(goal_of(spec).interest)
         state = observer.add_containers(state, query) if query else state
-    state = replace(state, verdict=look(arguments, target).verdict)
+    state = replace(state, health=look(arguments, target))
     try:
         labels = labels_of(spec, state)
     except ValueError as error:

@@ -33,7 +33,7 @@ from nodeagent.plan.summary import state_document
 from nodeagent.resources.gpu_units import held_by
 from nodeagent.spec.reader import read_spec
 from nodeagent.spec.schema import NodeSpec
-from nodeagent.state.health import Health
+from nodeagent.state.health import KEPT_FROM_WORK, Health
 from nodeagent.state.node import NodeState
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.control import Answers, ControlServer
@@ -128,7 +128,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     choices = Choices(spec.metrics, host.files)
     sampler = Sampler(host, supervisor.hardware, lambda: supervisor.status, spec.loop.sample_seconds, choices)
     watch = HealthWatch(host, spec.health, target.path_of)
-    supervisor.observer.verdict = lambda: watch.health.verdict if watch.health.generated else None
+    supervisor.observer.health = lambda: watch.health if watch.health.generated else None
     desk = _desk(supervisor, watch, target)
     sampler.examine = lambda reading: _examined(supervisor, watch, desk, reading)
     repairs = _repairs(supervisor, watch)
@@ -231,12 +231,17 @@ def _bare_desk(supervisor: Supervisor, watch: HealthWatch, target: Target) -> Of
 
 def _examined(supervisor: Supervisor, watch: HealthWatch, desk: OfferDesk, reading: Reading) -> Health:
     """One cycle of health, which decides about what pods may get."""
-    before = watch.health.verdict
+    before = watch.health
     found = watch.examine(reading)
-    if found.verdict is not before and supervisor.spec.labels is not None:
-        supervisor.waker.wake(Wake.HEALTH)  # the label says it
+    if supervisor.spec.labels is not None and _told(found) != _told(before):
+        supervisor.waker.wake(Wake.HEALTH)
     desk.ask()
     return found
+
+
+def _told(health: Health) -> tuple[object, ...]:
+    """What labels say of it."""
+    return health.verdict, {one.check for one in health.problems} & set(KEPT_FROM_WORK)
 
 
 def _seen(status: Status) -> NodeState | None:

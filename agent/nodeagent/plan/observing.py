@@ -27,7 +27,7 @@ from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu, MigMode
-from nodeagent.state.health import Verdict
+from nodeagent.state.health import Health
 from nodeagent.state.link_settings import Group, GroupState
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
@@ -58,7 +58,7 @@ class Observer:
         self.host = host
         self._control = control_address
         self._peer_memory = PeerMemoryOwner(host.files)
-        self.verdict: Callable[[], Verdict | None] = lambda: None  # the agent that runs knows one
+        self.health: Callable[[], Health | None] = lambda: None  # the agent that runs knows
 
     def observe(
         self, interest: Sequence[str], *, with_roce: bool = False, with_pcie: bool = False, with_devlink: bool = False
@@ -102,7 +102,7 @@ class Observer:
             nvml_pid=host.nvml.pid(),
             offered=host.offering.offered,
             processes=_described(host, gpus),
-            verdict=self.verdict(),
+            health=self.health(),
             unknown=unknown + unread,
         )
 

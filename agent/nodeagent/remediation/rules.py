@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nodeagent.spec.remediation import LeastVerdict, Remediation, RepairRule
-from nodeagent.state.health import NODE, Finding, Recovery, Subject, SubjectKind, Verdict
+from nodeagent.state.health import KEPT_FROM_WORK, NODE, Finding, Recovery, Subject, SubjectKind, Verdict
 from nodeagent.state.repair import RepairAction
 
-OWN_CHECKS = frozenset({"quarantine", "reboot-asked"})  # what repair itself says is no reason for repair
+OWN_CHECKS = frozenset(KEPT_FROM_WORK)  # what repair itself says is no reason for repair
 
 # In force where the node file has none: resets only what failed or waits for one, never the node.
 USUAL_RULES = (

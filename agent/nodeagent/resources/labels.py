@@ -17,11 +17,12 @@ from nodeagent.resources.topology import rails_of
 from nodeagent.spec.containers import Component
 from nodeagent.spec.labels import Labels
 from nodeagent.spec.schema import NodeSpec
-from nodeagent.state.health import Verdict
+from nodeagent.state.health import KEPT_FROM_WORK, Health
 from nodeagent.state.node import NodeState
 
 UNIT, WHAT = "labels", "node labels"
 OWN = "nodeagent.io"
+QUARANTINE = f"{OWN}/quarantine"  # a GPU or NIC is kept from work by repair, or the node waits for a reboot
 MOFED = "nvidia.com/mofed.version"  # Mellanox/nic-feature-discovery: the version of OFED's mlx5_core, inbox has none
 EXPIRY = "# +expiry-time="
 LEAST_VALIDITY_SECONDS = 900.0
@@ -77,12 +78,17 @@ def _drivers(state: NodeState) -> dict[str, str]:
 
 
 def _health(state: NodeState) -> dict[str, str]:
-    """The verdict of the health checks, and how many GPUs do not answer now."""
+    """The verdict of the health checks, what repair keeps from work, and how many GPUs do not answer now."""
     if state.driver is None:
         return {}
     silent = [item for item in state.unknown if item.what.startswith("GPU")]
-    verdict = state.verdict or Verdict.UNKNOWN
-    return {f"{OWN}/gpus.silent": str(len(silent)), f"{OWN}/health": verdict.value}
+    health = state.health or Health()
+    kept = {one.check for one in health.problems} & set(KEPT_FROM_WORK)
+    return {
+        f"{OWN}/gpus.silent": str(len(silent)),
+        f"{OWN}/health": health.verdict.value,
+        **({QUARANTINE: "true"} if kept else {}),
+    }
 
 
 def features_text(labels: Mapping[str, str], changed: float, expires: float) -> str:

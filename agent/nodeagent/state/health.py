@@ -152,6 +152,10 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return max(verdicts, key=lambda one: one.rank, default=Verdict.UNKNOWN)
 
 
+# Checks by which repair says that a device, or the node, gets no work for now.
+KEPT_FROM_WORK = ("quarantine", "reboot-asked")
+
+
 class EventKind(StrEnum):
     """What an event of the history is."""
 

@@ -10,7 +10,7 @@ from nodeagent.state.addressing import Addressing
 from nodeagent.state.containers import Containers
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Capability, Gpu, NvidiaDriver
-from nodeagent.state.health import Verdict
+from nodeagent.state.health import Health
 from nodeagent.state.link_settings import Group
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness, ModuleFile
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, RdmaHolder
@@ -49,7 +49,7 @@ class NodeState:
     `iommu_groups` are all functions of a group by its number, read only for section sandbox.
     `offered` are the UUIDs of GPUs and the PCI addresses of functions that this agent offers to pods.
     `congestion` are those settings of RoCE's congestion control that the node file asks for, by PCI address.
-    `verdict` is what the health checks said last, None where none have run.
+    `health` is what the health checks said last, None where none have run.
     """
 
     kernel: KernelPolicy = field(default_factory=KernelPolicy)
@@ -77,7 +77,7 @@ class NodeState:
     nvml_pid: int | None = None
     offered: frozenset[str] = frozenset()
     containers: Containers = field(default_factory=Containers)
-    verdict: Verdict | None = None
+    health: Health | None = None
     unknown: tuple[Unknown, ...] = ()
 
     def why_unknown(self, what: str) -> str:

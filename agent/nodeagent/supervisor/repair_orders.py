@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nodeagent.plan.document import SCHEMA_VERSION
+from nodeagent.resources.labels import QUARANTINE
 from nodeagent.state.health import Subject
 from nodeagent.state.repair import Attempt, Decision
 from nodeagent.supervisor.repair import Preview, Repairs
 
 Order = Callable[[str, int], Mapping[str, Any]]
-# Wishes for whoever labels and taints nodes of a cluster; the key is ours.
-TAINT = {"key": "nodeagent.dev/quarantine", "value": "repair", "effect": "NoSchedule"}
-LABEL = "nodeagent.dev/quarantine"
+# A wish for whoever taints nodes of a cluster; the label of this name is written by section `labels`.
+TAINT = {"key": QUARANTINE, "value": "repair", "effect": "NoSchedule"}
 
 
 def repair_document(repairs: Repairs) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def repair_document(repairs: Repairs) -> dict[str, Any]:
             {**_subject(one.subject), "reason": one.reason, "sinceUnixSeconds": one.since} for one in memory.quarantines
         ],
         "slurmDrain": memory.drained,
-        "labels": {LABEL: "true" if is_marked else "false"},
+        "labels": {QUARANTINE: "true" if is_marked else "false"},
         "taints": [TAINT] if is_marked else [],
         "attempts": [_attempt(one) for one in memory.attempts],
     }
