@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,8 +137,20 @@ class Agent:
         new.rename(self.file)
 
     def fetch(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://{self.status()['metrics']}{path}", timeout=10) as answer:
-            return str(answer.read().decode())
+        """What the server sends; before the first snapshot it answers 503, which is waited for."""
+        sent: list[str] = []
+
+        def is_served(status: dict[str, Any]) -> bool:
+            try:
+                with urllib.request.urlopen(f"http://{status['metrics']}{path}", timeout=10) as answer:
+                    sent.append(str(answer.read().decode()))
+            except urllib.error.HTTPError as error:
+                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+            return bool(sent)
+
+        self.wait_until(is_served)
+        return sent[0]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and give the exit code."""

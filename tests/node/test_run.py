@@ -60,6 +60,7 @@ def test_ready_comes_after_the_first_look_and_then_it_converges(agent: Agent) ->
 
 
 def test_metrics_carry_what_the_machine_measures(agent: Agent, node: SimulatedNode) -> None:
+    agent.wait_until(lambda _: "DCGM_FI_DEV_GPU_TEMP{" in agent.fetch("/metrics"))
     families = {family.name: family for family in text_string_to_metric_families(agent.fetch("/metrics"))}
     uuids = {gpu.uuid for gpu in node.machine.gpus}
     for name in ("DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_POWER_USAGE"):

@@ -253,6 +253,8 @@ def read_gpu(handle: Any, index: int) -> Gpu:
         compute_capability=optional(pynvml.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0),
         cuda_version=_cuda_version(),
         fabric=_fabric(handle),
+        vbios=optional(pynvml.nvmlDeviceGetVbiosVersion, handle) or "",
+        inforom=optional(pynvml.nvmlDeviceGetInforomImageVersion, handle) or "",
     )
 
 

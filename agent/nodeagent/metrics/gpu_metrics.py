@@ -175,7 +175,9 @@ def _gpu_up(view: View) -> Samples:
 def _gpu_info(view: View) -> Samples:
     for uuid, gpu in view.node.gpus.items():
         identity = view.gpu_identity(uuid)
-        yield labels(**identity, pci_address=gpu.pci_address, product=gpu.product, minor=str(gpu.minor)), 1
+        firmware = {"vbios": gpu.vbios, "inforom": gpu.inforom}
+        pairs = {"pci_address": gpu.pci_address, "product": gpu.product, "minor": str(gpu.minor), **firmware}
+        yield labels(**identity, **pairs), 1
 
 
 def _mig_capable(view: View) -> Iterator[Gpu]:

@@ -110,7 +110,7 @@ class Gpu:
     driver was asked for the pending MIG mode and said that it cannot reset this GPU (SetMigMode, RESET_REQUIRED).
     `pci_device_id` and `pci_subsystem_id` are as NVML packs them: device above vendor, 0x20b010de. `compute_capability`
     is (major, minor), `cuda_version` what the driver supports at most, as (major, minor). `fabric` names the NVLink
-    fabric the GPU has joined, as CLUSTERUUID.CLIQUE.
+    fabric the GPU has joined, as CLUSTERUUID.CLIQUE. `vbios` and `inforom` are firmware versions, "" for unknown.
     """
 
     uuid: str
@@ -131,6 +131,8 @@ class Gpu:
     compute_capability: tuple[int, int] = (0, 0)
     cuda_version: tuple[int, int] = (0, 0)
     fabric: str = ""
+    vbios: str = ""
+    inforom: str = ""
 
 
 @dataclass(frozen=True)
