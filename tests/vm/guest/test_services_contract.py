@@ -21,6 +21,7 @@ def machine() -> Iterator[Machine]:
     subprocess.run(["/sbin/modprobe", "nvidia"], check=True)
     with suppress(FileExistsError):  # an earlier test of this boot may have left it
         os.mknod("/dev/nvidia0", 0o020666, os.makedev(195, 0))
+    subprocess.run(["systemctl", "stop", UNIT], check=True)  # an earlier test may have left it running
     yield Machine(Systemd(LocalFiles(), RealClock()), ProcProcesses(LocalFiles()))
     subprocess.run(["systemctl", "stop", UNIT], check=True)
 
