@@ -234,7 +234,7 @@ def test_a_checkpoint_brings_back_places_and_parts(node: SimNode, mig: Mig, tmp_
         (("plan", "3g.20gb=x"), "3g.20gb=x: expected PROFILE=COUNT such as 3g.20gb=1"),
         (("show", "--gpus", "9"), "--gpus 9: no GPU is 9; valid are indices 0 to 7"),
         (("plan", "3g=1", "--layout", "all-3g"), "--layout all-3g: excludes profiles; expected one or the other"),
-        (("apply", "-f", "/nonexistent/file"), "/nonexistent/file: cannot read"),
+        (("apply", "-f", "/nonexistent/file"), "/nonexistent/file: cannot be read"),
         (("apply", "-f", str(PARTED / "good" / "a100-40gb.yaml"), "-c", "x"), "no configuration x; there are"),
     ],
 )
