@@ -47,6 +47,11 @@ class Place:
             f"{self.kubelet.resources}\n{ask(str(self.agent.root), 'GET', '/v1/offers')}\n{self.agent.log.read_text()}"
         )
 
+    def wait_offered(self) -> None:
+        """Each resource has a plugin of its own, and they register one after the other."""
+        whole = {GPU: 4, VF: 4, HCA: 5}
+        until(lambda: all(len(self.kubelet.healthy(one)) == count for one, count in whole.items()), self.told)
+
     def write(self, name: str, content: object) -> None:
         (Path(self.node.directory) / "etc" / name).write_text(json.dumps(content))
 
@@ -70,7 +75,7 @@ def place() -> Iterator[Place]:
 
 def test_pods_get_rdma_devices_and_functions_near_their_gpu_and_lose_none_to_a_restart(place: Place) -> None:
     kubelet = place.kubelet
-    until(lambda: len(kubelet.healthy(VF)) == 4 and len(kubelet.healthy(HCA)) == 5, place.told)
+    place.wait_offered()
     shared = {one.host_path for one in kubelet.admit("shared", HCA, 1).devices}
     assert shared == {
         f"/dev/infiniband/{n}" for n in ("uverbs0", "uverbs1", "umad0", "umad1", "issm0", "issm1", "rdma_cm")
@@ -84,7 +89,7 @@ def test_pods_get_rdma_devices_and_functions_near_their_gpu_and_lose_none_to_a_r
         distances = {port: relation(functions[port], cards[uuid]).distance for port in NICS}
         assert distances[mine.physfn] == min(distances.values())
     kubelet.restart()
-    until(lambda: len(kubelet.healthy(VF)) == 4 and len(kubelet.healthy(HCA)) == 5, place.told)
+    place.wait_offered()
 
 
 def _granted(kubelet: DeviceManager, pod: str, resource: str) -> str:
@@ -94,7 +99,7 @@ def _granted(kubelet: DeviceManager, pod: str, resource: str) -> str:
 
 def test_a_port_without_a_link_takes_its_functions_along_until_it_is_back(place: Place) -> None:
     kubelet = place.kubelet
-    until(lambda: len(kubelet.healthy(VF)) == 4, place.told)
+    place.wait_offered()
     make_fault(place.node, "port-down", NICS["0000:61:00.0"], None)
     until(lambda: len(kubelet.healthy(VF)) == 2 and len(kubelet.listed(VF)) == 4, place.told)
     assert {one[:10] for one in kubelet.healthy(VF)} == {"0000:e1:01"}
@@ -107,7 +112,7 @@ def test_a_port_without_a_link_takes_its_functions_along_until_it_is_back(place:
 
 def test_functions_are_withdrawn_before_they_go_and_are_offered_anew(place: Place) -> None:
     kubelet = place.kubelet
-    until(lambda: len(kubelet.healthy(VF)) == 4, place.told)
+    place.wait_offered()
     place.agent.write(FILE.replace('"0000:61:00.0", vfs: 2', '"0000:61:00.0", vfs: 3'))
     until(lambda: len(kubelet.healthy(VF)) == 5, place.told)
     said = place.agent.log.read_text()
@@ -125,7 +130,7 @@ def test_functions_are_withdrawn_before_they_go_and_are_offered_anew(place: Plac
 
 def test_a_gpu_for_a_virtual_machine_is_withdrawn_from_pods_first(place: Place) -> None:
     kubelet = place.kubelet
-    until(lambda: len(kubelet.healthy(GPU)) == 4, place.told)
+    place.wait_offered()
     first = place.node.machine.gpus[0]
     place.agent.write(f'{FILE}sandbox: {{workload: vm-passthrough, devices: ["{first.pci_address}"]}}\n')
     until(lambda: f"give {first.pci_address} to vfio-pci" in place.agent.log.read_text(), place.told)
@@ -136,7 +141,7 @@ def test_a_gpu_for_a_virtual_machine_is_withdrawn_from_pods_first(place: Place) 
 
 def test_a_file_with_a_mistake_changes_nothing_and_another_plugin_is_left_alone(place: Place) -> None:
     kubelet = place.kubelet
-    until(lambda: len(kubelet.healthy(VF)) == 4 and len(kubelet.healthy(HCA)) == 5, place.told)
+    place.wait_offered()
     place.write("vf.json", {"resourceLists": []})
     until(lambda: "unknown key resourceLists" in place.agent.log.read_text(), place.told)
     assert len(kubelet.healthy(VF)) == 4
