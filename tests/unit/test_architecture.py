@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import statistics
 import subprocess
@@ -89,6 +90,27 @@ def test_imports_go_one_way(path: Path) -> None:
     if mine == "resources":
         wrong |= {name for name in ours if name.startswith("nodeagent.host") and name not in HOST_FOR_RESOURCES}
     assert not wrong, f"{path.name} may not import {sorted(wrong)}"
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which module of ours names which others anywhere: at its head, for its types only, or lazily in a function."""
+    known = {module_name(path) for path in SOURCES}
+    return {module_name(path): (members_imported(path) & known) - {module_name(path)} for path in SOURCES}
+
+
+def members_imported(path: Path) -> set[str]:
+    """Like `imports`, with every name taken as if it were a module."""
+    froms = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return imports(path) | {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+
+
+def test_no_import_circles() -> None:
+    """A module can be read, and understood, before all that use it."""
+    graphlib.TopologicalSorter(import_graph()).prepare()  # CycleError names the modules of a circle
 
 
 @pytest.mark.parametrize(

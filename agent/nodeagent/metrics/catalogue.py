@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nodeagent.metrics.attribution import USER_FAMILIES
 from nodeagent.metrics.dcgm import DCGM_METRICS, DRIVER_LABEL, GpuMetric, Shown
 from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
 from nodeagent.metrics.dcgm_renamed import NEW_DRIVER_LABEL, RENAMED_METRICS
@@ -17,6 +16,7 @@ from nodeagent.metrics.options import DcgmNames
 from nodeagent.metrics.qos_metrics import QOS_FAMILIES
 from nodeagent.metrics.rdma_metrics import RDMA_FAMILIES, port_counters
 from nodeagent.metrics.sources import convert
+from nodeagent.metrics.user_metrics import USER_FAMILIES
 from nodeagent.metrics.validation_metrics import VALIDATION_FAMILIES
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nodeagent.metrics.attribution import USER_FAMILIES
 from nodeagent.metrics.dcgm import DCGM_METRICS
 from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
 from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
@@ -15,6 +14,7 @@ from nodeagent.metrics.node_metrics import AGENT_FAMILIES, NODE_FAMILIES
 from nodeagent.metrics.qos_metrics import QOS_FAMILIES
 from nodeagent.metrics.rdma_metrics import RDMA_FAMILIES
 from nodeagent.metrics.sources import Conversion
+from nodeagent.metrics.user_metrics import USER_FAMILIES
 from nodeagent.metrics.validation_metrics import VALIDATION_FAMILIES
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING
 
 from nodeagent.host.files import host_errors
-from nodeagent.simulation.attributes import refused
 from nodeagent.simulation.kernel_state import edited
+from nodeagent.simulation.refused import refused
 from nodeagent.state.addressing import EVERYWHERE, MAIN_TABLE, Addressing, Placed, Route, Rule
 
 if TYPE_CHECKING:

@@ -7,47 +7,26 @@ net/core/dev.c (MTU), open-gpu-kernel-modules nv-procfs.c (unbindLock) and nv-pc
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from nodeagent.host import paths
 from nodeagent.host.roce_defaults import MODE, TOS
 from nodeagent.simulation import congestion, roce_writes
+from nodeagent.simulation.file_write import Write
 from nodeagent.simulation.kernel_state import Interface, KernelState, edited
-from nodeagent.simulation.profiles import Profile, Slot
+from nodeagent.simulation.profiles import Slot
 from nodeagent.simulation.reactions import bound, matches, unbound
+from nodeagent.simulation.refused import refused
 from nodeagent.simulation.tree_pci import VFIO_PCI, pci_drivers, vfio_number
-from nodeagent.simulation.virtual_functions import slot_at, with_count
+from nodeagent.simulation.virtual_functions import with_count
 from nodeagent.state.processes import DeviceNumber
-
-READ_ONLY = errno.EACCES  # what sysfs says of an attribute that cannot be written, to root as well
-ABSENT = errno.ENOENT
-
-
-@dataclass(frozen=True)
-class Write:
-    """One write(2) to a file below /sys or /proc; `opened` are the device numbers that anybody has open."""
-
-    state: KernelState
-    profile: Profile
-    match: re.Match[str]
-    text: str
-    opened: frozenset[DeviceNumber]
-
-    def slot(self, address: str) -> Slot:
-        found = slot_at(self.state, self.profile, address)
-        if found is None:
-            raise refused(errno.ENODEV)
-        return found
-
 
 Handler = Callable[[Write], KernelState]
 
-
-def refused(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
+READ_ONLY = errno.EACCES  # what sysfs says of an attribute that cannot be written, to root as well
+ABSENT = errno.ENOENT
 
 
 def find_handler(path: str) -> tuple[Handler, re.Match[str]] | None:

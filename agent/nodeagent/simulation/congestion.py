@@ -6,19 +6,19 @@ Source: drivers/infiniband/hw/mlx5/cong.c; the first values are those that NVIDI
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
 from nodeagent.simulation.reactions import rdma_slots
+from nodeagent.simulation.refused import refused
 from nodeagent.simulation.tree_entry import Entries, line
 from nodeagent.simulation.tree_pci import device_folder
 from nodeagent.state.congestion import LATER, PARAMETERS
 
 if TYPE_CHECKING:
-    from nodeagent.simulation.attributes import Write
+    from nodeagent.simulation.file_write import Write
     from nodeagent.simulation.kernel_state import KernelState
     from nodeagent.simulation.profiles import Profile
 
@@ -67,14 +67,14 @@ def set_parameter(request: Write) -> KernelState:
     """kstrtou32, then the firmware's own limits: EINVAL for either."""
     name, text = request.match["name"], request.text.strip()
     if not text.isdecimal() or int(text) > MOST.get(name, 2**32 - 1):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise refused(errno.EINVAL)
     return _written(request.state, request.match["address"], name, int(text))
 
 
 def set_enabled(request: Write) -> KernelState:
     """OFED's switch of one end for one priority."""
     if request.text.strip() not in ("0", "1"):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise refused(errno.EINVAL)
     address = request.state.interfaces[request.match["netdev"]].pci_address
     return _written(request.state, address, request.match["end"] + request.match["priority"], int(request.text))
 

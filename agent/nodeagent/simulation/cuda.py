@@ -16,7 +16,8 @@ from nodeagent.host.cuda import CudaLaunch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nodeagent.simulation.node import SimulatedNode
+    from nodeagent.simulation.kernel_state import KernelState
+    from nodeagent.simulation.machine import Machine
 
 DEVICES, DEVICE_DIRECTORY, FAULTS = "NODEAGENT_CUDA_DEVICES", "NODEAGENT_CUDA_DEV", "NODEAGENT_CUDA_FAULTS"
 _MEMORY_BYTES = 4 << 30  # the stub takes what is used of it from the host
@@ -31,20 +32,19 @@ def stub_path() -> Path:
     return path
 
 
-def cuda_launch(node: SimulatedNode) -> CudaLaunch:
-    """The stub with the devices that the node has now."""
-    modules = node.kernel.state.modules
-    devices = ";".join(_devices(node)) if node.machine.driver_loaded else ""
+def cuda_launch(directory: str, state: KernelState, machine: Machine) -> CudaLaunch:
+    """The stub with the devices that the node in this directory has now."""
+    devices = ";".join(_devices(machine)) if machine.driver_loaded else ""
     faults = os.environ.get(FAULTS, "")
-    if "nvidia_uvm" not in modules:
+    if "nvidia_uvm" not in state.modules:
         faults = ",".join(filter(None, (_WITHOUT_UVM, faults)))
-    environment = {DEVICES: devices, DEVICE_DIRECTORY: node.directory + paths.DEV, FAULTS: faults}
+    environment = {DEVICES: devices, DEVICE_DIRECTORY: directory + paths.DEV, FAULTS: faults}
     return CudaLaunch(str(stub_path()), environment)
 
 
-def _devices(node: SimulatedNode) -> Iterator[str]:
-    for gpu in node.machine.gpus:
-        layout = node.machine.mig_layout(gpu.uuid)
+def _devices(machine: Machine) -> Iterator[str]:
+    for gpu in machine.gpus:
+        layout = machine.mig_layout(gpu.uuid)
         if not layout.enabled:
             yield f"{gpu.uuid}|{gpu.product}|{_MEMORY_BYTES}"
         for row in layout.rows:

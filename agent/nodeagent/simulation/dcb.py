@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from nodeagent.errors import UnsupportedError
 from nodeagent.host.files import host_errors
-from nodeagent.simulation.attributes import refused
 from nodeagent.simulation.kernel_state import edited
+from nodeagent.simulation.refused import refused
 from nodeagent.state.qos import DSCP_SELECTOR, Algorithm, AppEntry, DcbState, Ets, Pfc, PortBuffer
 
 if TYPE_CHECKING:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 from nodeagent.errors import UsageError
 from nodeagent.host import paths
 from nodeagent.simulation import attributes, pci_config_space, reactions
+from nodeagent.simulation.file_write import Write
 from nodeagent.simulation.holders import OpenDevice, open_devices, read_node, references, write_node
 from nodeagent.simulation.kernel_state import Fault, KernelState, LogLine, StateFile, edited
 from nodeagent.simulation.module_table import known_modules
 from nodeagent.simulation.profiles import RELEASE
 from nodeagent.simulation.refusals import ERROR, Insertion, Refusal, fault_for, refuse_insertion, refuse_removal
+from nodeagent.simulation.refused import refused
 from nodeagent.simulation.tree import TreeWriter, render
 
 if TYPE_CHECKING:
@@ -165,19 +167,19 @@ class SimKernel:
         """A write to a file below /sys or /proc. OSError: EACCES where it is read-only, ENOENT, or the refusal."""
         found = attributes.find_handler(path)
         if found is None:
-            raise attributes.refused(attributes.READ_ONLY if self._exists(path) else attributes.ABSENT)
+            raise refused(attributes.READ_ONLY if self._exists(path) else attributes.ABSENT)
         handler, match = found
         if not self._exists(path):
-            raise attributes.refused(attributes.ABSENT)
+            raise refused(attributes.ABSENT)
         self.strike("write", path)
         with self.transaction() as draft:
             opened = self.open_numbers(draft.state)
-            draft.state = handler(attributes.Write(draft.state, self.profile, match, text, opened))
+            draft.state = handler(Write(draft.state, self.profile, match, text, opened))
 
     def write_config(self, path: str, data: bytes, offset: int) -> None:
         """A write into a configuration space. OSError ENOENT for any other file; EPERM under lockdown."""
         if not self._exists(path):
-            raise attributes.refused(attributes.ABSENT)
+            raise refused(attributes.ABSENT)
         with open(self.directory + path, "rb") as file:
             present = file.read()
         self.change(lambda state: pci_config_space.written(state, path.split("/")[-2], (present, data, offset)))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from nodeagent.errors import UnsupportedError
 from nodeagent.host.files import host_errors
-from nodeagent.simulation.attributes import refused
 from nodeagent.simulation.kernel_state import edited
+from nodeagent.simulation.refused import refused
 from nodeagent.state.link_settings import Group, GroupState, Setting, SettingsState, Values, find, not_taken
 
 if TYPE_CHECKING:

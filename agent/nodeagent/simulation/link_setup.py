@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from nodeagent.errors import GoneError
 from nodeagent.host.netlink import NO_SUCH_INTERFACE
 from nodeagent.simulation.kernel_state import Interface, KernelState, edited
 from nodeagent.simulation.link_settings import shown
+from nodeagent.simulation.refused import refused
 from nodeagent.state.link_settings import Group
 from nodeagent.state.network import DEFAULT_ROUTE
 
@@ -75,7 +75,7 @@ def _with_entry(found: Interface, data: str) -> Interface:
     if kind == "neighbour":
         return replace(found, neighbours=(*(one for one in found.neighbours if one != value), value))
     if not found.up:
-        raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
+        raise refused(errno.ENETDOWN)
     if data.startswith(DEFAULT_ROUTE):
         gateway = data.removeprefix(DEFAULT_ROUTE).removesuffix(OURS).removeprefix(" via ")
         return replace(found, default_route=True, gateway=gateway, default_ours=data.endswith(OURS))

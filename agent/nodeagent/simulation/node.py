@@ -77,7 +77,7 @@ class SimulatedNode:
             clock=RealClock(),
             runtimes=SimulatedRuntimes(self.directory),
             vitals=SimulatedVitals(self.kernel),
-            cuda=CudaProcesses(lambda: cuda_launch(self)),
+            cuda=CudaProcesses(lambda: cuda_launch(self.directory, self.kernel.state, self.machine)),
             slurm=Scontrol(f"{self.directory}/usr/bin/scontrol"),
         )
 

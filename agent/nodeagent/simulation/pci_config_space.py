@@ -6,13 +6,13 @@ Source: PCI Express Base Specification 5.0, 7.5.1 (header), 7.5.3 (PCI Express c
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nodeagent.host.pci_config import locate
+from nodeagent.simulation.refused import refused
 from nodeagent.state.topology import PcieSetting
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def written(state: KernelState, address: str, write: tuple[bytes, bytes, int]) -
     """
     space, data, offset = write
     if state.policy.lockdown != "none":
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        raise refused(errno.EPERM)
     fields = (locate(space, setting) for setting in PcieSetting)
     mask = sum({field.mask for field in fields if field is not None and field.offset == offset})
     if len(data) != 2 or not mask:

@@ -20,7 +20,7 @@ from nodeagent.host.ports import Dcb, Devlink, Functions, RdmaDevices
 from nodeagent.host.processes import ProcProcesses
 from nodeagent.host.sriov import SysfsFunctions
 from nodeagent.simulation.addressing import SimulatedAddressing, renamed
-from nodeagent.simulation.attributes import mtu_refusal, refused
+from nodeagent.simulation.attributes import mtu_refusal
 from nodeagent.simulation.dcb import SimulatedDcb
 from nodeagent.simulation.devlink import SimulatedDevlink
 from nodeagent.simulation.holders import OpenDevice, device_behind, read_node, references
@@ -29,6 +29,7 @@ from nodeagent.simulation.link_settings import SimulatedLinkSettings
 from nodeagent.simulation.link_setup import setup_of, uses_of, with_setup
 from nodeagent.simulation.rdma_devices import SimulatedRdmaDevices
 from nodeagent.simulation.reactions import rdma_slots
+from nodeagent.simulation.refused import refused
 from nodeagent.simulation.roce import ConfigfsView, SimulatedRoce
 from nodeagent.simulation.tree_modules import proc_modules, shown_references
 from nodeagent.simulation.tree_network import COUNTERS, port_is_active

@@ -13,33 +13,13 @@ from nodeagent.errors import UnsupportedError
 from nodeagent.host import paths
 from nodeagent.host.files import host_errors
 from nodeagent.host.roce_defaults import MODE, TOS, write_default, write_traffic_class
-from nodeagent.simulation.attributes import refused
 from nodeagent.simulation.kernel_state import edited
-from nodeagent.simulation.reactions import rdma_slots
-from nodeagent.simulation.roce_writes import marking_of
-from nodeagent.simulation.tree_entry import Entries, line
-from nodeagent.simulation.tree_pci import device_folder
+from nodeagent.simulation.refused import refused
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Files
     from nodeagent.simulation.kernel import SimKernel
     from nodeagent.simulation.kernel_state import KernelState
-    from nodeagent.simulation.profiles import Profile
-
-
-def entries(state: KernelState, profile: Profile) -> Entries:
-    """The files of every Ethernet device; `ConfigfsView` hides those whose directory nobody made."""
-    for slot in rdma_slots(state, profile):
-        if slot.link_layer != "Ethernet":
-            continue
-        marking = marking_of(state, slot.rdma)
-        if "rdma_cm" in state.modules:
-            folder = f"{paths.SYS_CONFIG_RDMA_CM}/{slot.rdma}/ports/1"
-            yield f"{folder}/{MODE}", line(marking.mode)
-            yield f"{folder}/{TOS}", line(marking.tos)
-        if profile.ofed_version and state.modules["mlx5_ib"].version == profile.ofed_version:
-            shown = f"Global tclass={marking.traffic_class}" if marking.traffic_class else ""
-            yield f"{device_folder(slot)}/infiniband/{slot.rdma}/tc/1/traffic_class", line(shown)
 
 
 class ConfigfsView:

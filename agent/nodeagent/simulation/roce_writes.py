@@ -6,16 +6,16 @@ Source: drivers/infiniband/core/cma_configfs.c (kstrtou8 for the type of service
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nodeagent.simulation.kernel_state import edited
 from nodeagent.simulation.reactions import rdma_slots
+from nodeagent.simulation.refused import refused
 from nodeagent.state.gids import ROCE_V1, ROCE_V2
 
 if TYPE_CHECKING:
-    from nodeagent.simulation.attributes import Write
+    from nodeagent.simulation.file_write import Write
     from nodeagent.simulation.kernel_state import KernelState
 
 
@@ -36,7 +36,7 @@ def set_mode(request: Write) -> KernelState:
     """ib_cache_gid_parse_type_str: two spellings, anything else is EINVAL."""
     wanted = request.text.removesuffix("\n")
     if wanted not in (ROCE_V1, ROCE_V2):
-        raise _refused(errno.EINVAL)
+        raise refused(errno.EINVAL)
     return _marked(request, mode=wanted)
 
 
@@ -52,19 +52,15 @@ def _octet(text: str) -> int:
     """kstrtou8: EINVAL for what is no number, ERANGE for one above 255."""
     digits = text.strip()
     if not digits.isdecimal():
-        raise _refused(errno.EINVAL)
+        raise refused(errno.EINVAL)
     if int(digits) > 255:
-        raise _refused(errno.ERANGE)
+        raise refused(errno.ERANGE)
     return int(digits)
 
 
 def _marked(request: Write, **changes: str | int) -> KernelState:
     rdma = request.match["rdma"]
     if rdma not in [slot.rdma for slot in rdma_slots(request.state, request.profile)]:
-        raise _refused(errno.ENODEV)
+        raise refused(errno.ENODEV)
     found = vars(replace(marking_of(request.state, rdma), **changes))  # type: ignore[arg-type]
     return replace(request.state, markings=edited(request.state.markings, **{rdma: tuple(found.values())}))
-
-
-def _refused(number: int) -> OSError:
-    return OSError(number, os.strerror(number))

@@ -10,7 +10,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
-from nodeagent.simulation import congestion, roce
+from nodeagent.simulation import congestion, tree_roce
 from nodeagent.simulation.kernel_state import Interface
 from nodeagent.simulation.profiles import CARDS
 from nodeagent.simulation.reactions import mac_of, rdma_slots
@@ -56,7 +56,7 @@ def render(profile: Profile, state: KernelState) -> Tree:
         tree.update(_interface(slot_at(state, profile, interface.pci_address), interface))
     for number, slot in enumerate(rdma_slots(state, profile)):
         tree.update(_rdma(state, slot, number))
-    tree.update(roce.entries(state, profile))
+    tree.update(tree_roce.entries(state, profile))
     tree.update(congestion.entries(state, profile))
     if any(region.name == "rdma_cm" for region in state.regions):
         path = f"{paths.DEV_INFINIBAND}/rdma_cm"

@@ -6,7 +6,6 @@ Sources: linux drivers/pci/iov.c (creation, addresses, sriov_numvfs), Documentat
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from nodeagent.simulation.companions import companion_slots
 from nodeagent.simulation.kernel_state import KernelState, edited
 from nodeagent.simulation.profiles import CARDS, Profile, Slot, vf_address
 from nodeagent.simulation.reactions import bound, driver_of, matches, unbound
+from nodeagent.simulation.refused import refused
 from nodeagent.state.network import VfLinkState, VfSetting, VirtualFunction
 
 _PORT_NAME = re.compile(r"np\d+$")
@@ -60,13 +60,13 @@ def with_count(state: KernelState, physical: Slot, count: int) -> KernelState:
     address, present = physical.pci_address, state.vfs.get(physical.pci_address, 0)
     total = CARDS[physical.card].total_vfs
     if not total or address not in state.drivers:
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise refused(errno.ENOENT)
     if not 0 <= count <= total:
-        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+        raise refused(errno.ERANGE)
     if count == present:
         return state
     if count and present:
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        raise refused(errno.EBUSY)
     return _created(state, physical, count) if count else _without(state, address)
 
 
@@ -101,11 +101,11 @@ def with_setting(
     """
     interface, (index, setting) = state.interfaces.get(netdev), which
     if interface is None:
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        raise refused(errno.ENODEV)
     if not 0 <= index < state.vfs.get(interface.pci_address, 0):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise refused(errno.EINVAL)
     if setting in (VfSetting.NODE_GUID, VfSetting.PORT_GUID) and interface.driver != "ib_ipoib":
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        raise refused(errno.EOPNOTSUPP)
     address = vf_address(interface.pci_address, index)
     merged = {**state.vf_settings.get(address, {}), setting.value: value}
     return replace(state, vf_settings=edited(state.vf_settings, **{address: merged}))
