@@ -13,7 +13,8 @@ from nodeagent.kubernetes.node_api import MANAGED, NodeApi, access_from
 from nodeagent.plan.convergence import converge, goal_of
 from nodeagent.plan.executor import Context
 from nodeagent.plan.journal import Journal
-from nodeagent.resources.operator_labels import MigConfigState, follow, mig_config_state, runs_with_operator
+from nodeagent.resources.operator_components import runs_with_operator
+from nodeagent.resources.operator_labels import MigConfigState, follow, mig_config_state
 from nodeagent.resources.ownership import owned
 from nodeagent.spec.containers import Cdi, Component, Runtimes
 from nodeagent.spec.kubernetes import Kubernetes, PluginGpus

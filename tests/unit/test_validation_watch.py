@@ -19,6 +19,7 @@ from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.module_steps import LoadModule, UnloadModule
 from nodeagent.simulation.container_runtimes import SimulatedRuntimes
+from nodeagent.spec.containers import Component
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.spec.validation import GpuTrials
 from nodeagent.spec.validation import Validation as Section
@@ -97,7 +98,7 @@ def test_gpus_are_tried_once_and_the_rest_in_every_round(ward: Ward) -> None:
 
 
 def test_always_and_never(ward: Ward) -> None:
-    ward.section(gpu_trials=GpuTrials.NEVER, ready_files=False)
+    ward.section(gpu_trials=GpuTrials.NEVER, ready_files=Component.OFF)
     ward.watch.look()
     assert ward.cuda.asked == []
     assert ward.outcomes(Proof.DRIVER) == {Outcome.PASSED}
@@ -178,7 +179,7 @@ def test_a_runtime_resolves_what_the_agent_has_written(ward: Ward) -> None:
     config = Path(directory + CONTAINERD_CONFIG)
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("version = 2\n")
-    ward.section(ready_files=True)
+    ward.section(ready_files=Component.ON)
     ward.watch.look()
     failed = {one.subject for one in ward.watch.latest().of(Proof.TOOLKIT)}
     assert failed == {"containerd", *(ward.sim.uuid(index) for index in range(4))}

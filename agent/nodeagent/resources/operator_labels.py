@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from nodeagent.errors import SpecError, UsageError
-from nodeagent.spec.containers import Component
+from nodeagent.resources.operator_components import DEPLOY, give_way, runs_with_operator
 from nodeagent.spec.mig_parted import entries_for, parse_parted
 from nodeagent.spec.sandbox import Workload
 from nodeagent.spec.schema import MigEntry, NodeSpec
 from nodeagent.state.gpu import Gpu
 
-DEPLOY = "nvidia.com/gpu.deploy."
 MIG_CONFIG, MIG_STATE = "nvidia.com/mig.config", "nvidia.com/mig.config.state"
 WORKLOAD = "nvidia.com/gpu.workload.config"
-PAUSED = "paused-for-driver-upgrade"
 
 
 class MigConfigState(StrEnum):
@@ -47,20 +45,12 @@ def relevant(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels.items() if key in (MIG_CONFIG, WORKLOAD) or key.startswith(DEPLOY)}
 
 
-def runs_with_operator(component: str, labels: Mapping[str, str]) -> bool:
-    """Whether the operator runs this component here; one that is paused comes back, so it is still the operator's."""
-    if labels.get(f"{DEPLOY}operands") == "false":
-        return False
-    value = labels.get(f"{DEPLOY}{component}", "")
-    return value in ("true", PAUSED)
-
-
 def follow(spec: NodeSpec, labels: Mapping[str, str], gpus: Iterable[Gpu], parted: str | None) -> Followed:
     """Leave to the operator what it runs where the file says auto, and take the MIG layout that a label names.
 
     `parted` is the text of nvidia-mig-parted's file, None without one.
     """
-    spec = _for_workload(_give_way(spec, labels), labels)
+    spec = _for_workload(give_way(spec, labels), labels)
     name = labels.get(MIG_CONFIG, "")
     if not name or runs_with_operator("mig-manager", labels):
         return Followed(spec)
@@ -71,14 +61,9 @@ def follow(spec: NodeSpec, labels: Mapping[str, str], gpus: Iterable[Gpu], parte
 
 
 def _for_workload(spec: NodeSpec, labels: Mapping[str, str]) -> NodeSpec:
-    """What the GPUs are for, where the file has a section for it; a value that is none of the operator's says nothing.
-
-    An operator that runs its own vfio-manager here moves the GPUs itself.
-    """
+    """What the GPUs are for, where the file has a section for it; other values say nothing."""
     if spec.sandbox is None:
         return spec
-    if runs_with_operator("vfio-manager", labels):
-        return replace(spec, sandbox=None)
     wanted = labels.get(WORKLOAD, "")
     return replace(spec, sandbox=replace(spec.sandbox, workload=Workload(wanted))) if wanted in set(Workload) else spec
 
@@ -88,28 +73,6 @@ def _entries(spec: NodeSpec, name: str, gpus: Iterable[Gpu], parted: str | None)
         return (MigEntry(layout=name),)
     file = spec.labels.mig_config_file if spec.labels else ""
     return entries_for(parse_parted(parted, file).config(name), gpus)
-
-
-def _give_way(spec: NodeSpec, labels: Mapping[str, str]) -> NodeSpec:
-    def off(component: Component) -> Component:
-        return Component.OFF if component is Component.AUTO else component
-
-    if runs_with_operator("container-toolkit", labels):
-        if spec.cdi is not None:
-            spec = replace(spec, cdi=replace(spec.cdi, gpus=off(spec.cdi.gpus), management=off(spec.cdi.management)))
-        if spec.runtimes is not None:
-            one = spec.runtimes
-            one = replace(one, containerd=off(one.containerd), crio=off(one.crio), docker=off(one.docker))
-            spec = replace(spec, runtimes=one)
-    if runs_with_operator("gpu-feature-discovery", labels) and spec.labels is not None:
-        spec = replace(spec, labels=replace(spec.labels, gpus=off(spec.labels.gpus)))
-    if runs_with_operator("device-plugin", labels) and spec.kubernetes is not None:
-        gpus = spec.kubernetes.gpus
-        spec = replace(spec, kubernetes=replace(spec.kubernetes, gpus=replace(gpus, offer=off(gpus.offer))))
-    if runs_with_operator("driver", labels) and spec.modules is not None and spec.modules.nvidia is not None:
-        nvidia = spec.modules.nvidia
-        spec = replace(spec, modules=replace(spec.modules, nvidia=replace(nvidia, manage=off(nvidia.manage))))
-    return spec
 
 
 def mig_config_state(

@@ -296,6 +296,7 @@ _EVERY_KEY = Example(
             "textfile": "",
             "counters_file": "",
             "job_mapping_dir": "",
+            "dcgm": "on",
             "host_label": "Hostname",
             "instance_copies": False,
             "node_exporter_names": False,
@@ -304,7 +305,7 @@ _EVERY_KEY = Example(
             "otlp_endpoint": "http://127.0.0.1:4318/v1/metrics",
             "pod_resources_socket": "none",
         },
-        "validation": {"interval_seconds": 60, "gpu_trials": "at-start", "deadline_seconds": 30, "ready_files": False},
+        "validation": {"interval_seconds": 60, "gpu_trials": "at-start", "deadline_seconds": 30, "ready_files": "off"},
         "health": {
             "expect": {
                 "gpus": 4,

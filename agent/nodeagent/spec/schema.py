@@ -281,6 +281,11 @@ class Metrics:
         "Directory in which a batch system says which job is on which GPU, as dcgm-exporter's HPC job mapping.",
         example='"/var/run/nodeagent-jobs"',
     )
+    dcgm: Component = key(
+        "GPUs under the names of dcgm-exporter (DCGM_FI_…); auto: unless the GPU Operator runs dcgm-exporter here "
+        "(seen with `labels.follow`), so that nothing is counted twice.",
+        default=Component.AUTO,
+    )
     host_label: str = key(
         "Label with the host's name on DCGM families; dcgm-exporter wrote Hostname before 4.8.3, hostname since.",
         default="Hostname",

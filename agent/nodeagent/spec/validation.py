@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from nodeagent.spec.containers import Component
 from nodeagent.spec.keys import key
 
 
@@ -34,6 +35,8 @@ class Validation:
     deadline_seconds: float = key(
         "How long one trial on a GPU may take before it has failed.", default=60.0, minimum=0.5, maximum=3600
     )
-    ready_files: bool = key(
-        "Write the ready files of the GPU operator's validator to /run/nvidia/validations.", default=True
+    ready_files: Component = key(
+        "Write the ready files of the GPU operator's validator to /run/nvidia/validations; auto: unless the operator "
+        "runs its validator here (seen with `labels.follow`).",
+        default=Component.AUTO,
     )

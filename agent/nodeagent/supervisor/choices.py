@@ -9,6 +9,7 @@ from nodeagent.errors import HostError
 from nodeagent.host.paths import KUBELET_POD_RESOURCES
 from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.selection import parse_counters
+from nodeagent.spec.containers import Component
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,7 @@ class Choices:
         self._read_counters()
         return Options(
             host_label=HostLabel(self.section.host_label),
-            families=self._families,
+            families=frozenset() if self.section.dcgm is Component.OFF else self._families,
             instance_copies=self.section.instance_copies,
             node_exporter_names=self.section.node_exporter_names,
             operator_names=self.section.operator_names,

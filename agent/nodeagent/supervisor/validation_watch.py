@@ -17,7 +17,7 @@ from nodeagent.plan.journal import Phase
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.base import Step
 from nodeagent.resources.module_steps import UnloadModule
-from nodeagent.spec.containers import Cdi
+from nodeagent.spec.containers import Cdi, Component
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.spec.validation import GpuTrials
 from nodeagent.state.proofs import Finding, Outcome, Proof, Trial, Validation
@@ -63,9 +63,18 @@ class ValidationWatch:
         self._thread.join(PATIENCE_SECONDS)
 
     def take_over(self, spec: NodeSpec) -> None:
-        """The node file was read again."""
-        self.spec = spec
+        """The node file was read again. Ready files that are no longer our job are taken back."""
+        had, self.spec = self._writes_files, spec
+        if had and not self._writes_files:
+            try:
+                withdraw(self.observer.host.files)
+            except HostError as error:
+                self._complain(f"ready files not removed: {error}")
         self.ask()
+
+    @property
+    def _writes_files(self) -> bool:
+        return self.spec.validation is not None and self.spec.validation.ready_files is not Component.OFF
 
     def ask(self) -> None:
         """Something may have changed; returns at once."""
@@ -99,7 +108,7 @@ class ValidationWatch:
         self._remember(made)
         found = concluded(made)
         keep(self.observer.host.files, found)
-        if section.ready_files:
+        if self._writes_files:  # asked after the round: it may have been given away meanwhile
             self._bring(found, facts)
 
     def _chosen(self, facts: Facts, choice: Round, gpu_trials: GpuTrials) -> Iterator[Trial | Finding]:
@@ -140,7 +149,7 @@ class ValidationWatch:
 
     def unloading(self) -> None:
         """The driver is about to go: nobody may start because of a file that stands for it."""
-        if self.spec.validation is not None and self.spec.validation.ready_files:
+        if self._writes_files:
             self._passed.clear()
             withdraw(self.observer.host.files)
 
