@@ -9,7 +9,8 @@ import pytest
 from nodeagent.resources.link_selection import select_netdevs, select_rdma, what_there_is
 from nodeagent.resources.links import plan
 from nodeagent.spec import names
-from nodeagent.spec.schema import LinkEntry, NodeSpec
+from nodeagent.spec.links import LinkEntry
+from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.gpu import Gpu
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, RdmaPort
 from nodeagent.state.node import NodeState

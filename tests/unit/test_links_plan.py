@@ -8,7 +8,8 @@ import pytest
 
 from nodeagent.resources.base import Disturbs, Obstacle, Step
 from nodeagent.resources.links import SetLinkMtu, SetLinkUp, merge, plan
-from nodeagent.spec.schema import Disruption, LinkEntry, Modules, NodeSpec, Policy, RdmaModules
+from nodeagent.spec.links import LinkEntry
+from nodeagent.spec.schema import Disruption, Modules, NodeSpec, Policy, RdmaModules
 from nodeagent.state.modules import KernelModule, Liveness
 from nodeagent.state.network import Netdev
 from nodeagent.state.node import NodeState

@@ -15,20 +15,11 @@ from nodeagent.errors import UsageError
 from nodeagent.spec import names
 from nodeagent.spec.decode import key_paths
 from nodeagent.spec.example import EVERY_KEY, EXAMPLES, example_text
+from nodeagent.spec.links import LinkEntry
 from nodeagent.spec.reader import examine, examine_file, parse_spec
 from nodeagent.spec.reference import reference_page
 from nodeagent.spec.render import render, to_document
-from nodeagent.spec.schema import (
-    LinkEntry,
-    Loop,
-    MigEntry,
-    Modules,
-    NamedModule,
-    NodeSpec,
-    NvidiaModules,
-    PeerMemory,
-    RdmaModules,
-)
+from nodeagent.spec.schema import Loop, MigEntry, Modules, NamedModule, NodeSpec, NvidiaModules, PeerMemory, RdmaModules
 from nodeagent.state.gpu import MigMode
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from nodeagent.health.check_table import CHECKS
 from nodeagent.spec.example import EXAMPLES, example_text
 from nodeagent.spec.health import CHECK_NAMES
 from nodeagent.spec.json_schema import json_schema
-from nodeagent.spec.schema import NodeSpec, keys_of
+from nodeagent.spec.keys import keys_of
+from nodeagent.spec.schema import NodeSpec
 from schema_faults import faults
 
 BAD = Path(__file__).parents[1] / "data" / "bad-specs"

@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(words)
     if "_ARGCOMPLETE" in os.environ:
-        import argcomplete  # noqa: PLC0415 - only a completing shell pays for it
+        import argcomplete
 
-        from nodeagent.cli.completing import teach  # noqa: PLC0415 - as above
+        from nodeagent.cli.completing import teach
 
         teach(parser)
         argcomplete.autocomplete(parser)
@@ -117,7 +117,7 @@ def common_options() -> argparse.ArgumentParser:
 
 def _complain(error: NodeAgentError, form: str) -> None:
     if form == "json":
-        import json  # noqa: PLC0415 - not needed for any other form
+        import json
 
         print(json.dumps({"error": type(error).__name__, "message": str(error)}), file=sys.stderr)
     else:

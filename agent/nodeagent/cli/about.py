@@ -45,7 +45,7 @@ def print_version(arguments: argparse.Namespace) -> int:
 
 
 def print_completion(arguments: argparse.Namespace) -> int:
-    import argcomplete  # noqa: PLC0415 - only this verb needs it
+    import argcomplete
 
     print(argcomplete.shellcode(["nodeagent"], shell=arguments.shell))
     return 0

@@ -22,31 +22,31 @@ def _completer(values: Callable[[], Iterator[str]]) -> Callable[..., list[str]]:
 
 
 def _profiles() -> Iterator[str]:
-    from nodeagent.simulation.profiles import profiles  # noqa: PLC0415 - one list is asked for at a time
+    from nodeagent.simulation.profiles import profiles
 
     yield from profiles()
 
 
 def _examples() -> Iterator[str]:
-    from nodeagent.spec.example import EXAMPLES  # noqa: PLC0415 - one list is asked for at a time
+    from nodeagent.spec.example import EXAMPLES
 
     yield from EXAMPLES
 
 
 def _checks() -> Iterator[str]:
-    from nodeagent.spec.health import CHECK_NAMES  # noqa: PLC0415 - one list is asked for at a time
+    from nodeagent.spec.health import CHECK_NAMES
 
     yield from CHECK_NAMES
 
 
 def _policies() -> Iterator[str]:
-    from nodeagent.spec.schema import Policy  # noqa: PLC0415 - one list is asked for at a time
+    from nodeagent.spec.schema import Policy
 
     yield from (f"{kind}={policy}" for kind in ("gpu", "nic", "node") for policy in Policy)
 
 
 def _modules() -> Iterator[str]:
-    from nodeagent.resources.module_sets import GPU_STACK, RDMA_STACK  # noqa: PLC0415 - as above
+    from nodeagent.resources.module_sets import GPU_STACK, RDMA_STACK
 
     yield from dict.fromkeys(("nvidia", "rdma", *GPU_STACK, *RDMA_STACK))
 

@@ -87,7 +87,7 @@ def validate(arguments: argparse.Namespace) -> int:
 
 
 def _examine(file: str) -> Reading:
-    from nodeagent.spec import reader  # noqa: PLC0415 - brings YAML in
+    from nodeagent.spec import reader
 
     return reader.examine(sys.stdin.read(), "standard input") if file == "-" else reader.examine_file(file)
 
@@ -103,7 +103,7 @@ def _lines(file: str, reading: Reading) -> list[str]:
 
 def show(arguments: argparse.Namespace) -> int:
     """Raises SpecError when the file is wrong."""
-    from nodeagent.spec import reader, render  # noqa: PLC0415 - brings YAML in
+    from nodeagent.spec import reader, render
 
     document = render.to_document(reader.read_spec(arguments.file))
     emit(document, arguments.output, lambda: render.render(document).rstrip())
@@ -112,8 +112,8 @@ def show(arguments: argparse.Namespace) -> int:
 
 def example(arguments: argparse.Namespace) -> int:
     """Raises UsageError for an example that does not exist."""
-    from nodeagent.spec import example as examples  # noqa: PLC0415 - only this verb needs it
-    from nodeagent.spec.render import plain  # noqa: PLC0415 - only this verb needs it
+    from nodeagent.spec import example as examples
+    from nodeagent.spec.render import plain
 
     if arguments.list:
         titles = {name: entry.title for name, entry in examples.EXAMPLES.items()}
@@ -126,7 +126,7 @@ def example(arguments: argparse.Namespace) -> int:
 
 
 def schema(arguments: argparse.Namespace) -> int:
-    from nodeagent.spec.json_schema import json_schema  # noqa: PLC0415 - only this verb needs it
+    from nodeagent.spec.json_schema import json_schema
 
     document = json_schema()
     emit(document, arguments.output, lambda: json.dumps(document, indent=2))
@@ -134,7 +134,7 @@ def schema(arguments: argparse.Namespace) -> int:
 
 
 def reference(arguments: argparse.Namespace) -> int:
-    from nodeagent.spec.reference import reference_page  # noqa: PLC0415 - only this verb needs it
+    from nodeagent.spec.reference import reference_page
 
     page = reference_page()
     emit({"page": page}, arguments.output, page.rstrip)
@@ -143,7 +143,7 @@ def reference(arguments: argparse.Namespace) -> int:
 
 def import_(arguments: argparse.Namespace) -> int:
     """Raises SpecError when the file is wrong, or of no known kind."""
-    from nodeagent.spec import importing, reader, render  # noqa: PLC0415 - brings YAML in
+    from nodeagent.spec import importing, reader, render
 
     name = "standard input" if arguments.file == "-" else arguments.file
     text = sys.stdin.read() if arguments.file == "-" else reader.read_text(arguments.file)

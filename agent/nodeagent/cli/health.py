@@ -100,7 +100,7 @@ def look(arguments: argparse.Namespace, target: Target) -> Health:
                 return found
             time.sleep(0.5)
         return found
-    from nodeagent.supervisor.health_once import look as look_once  # noqa: PLC0415 - only without a running agent
+    from nodeagent.supervisor.health_once import look as look_once
 
     spec, _ = spec_of(arguments, target)
     with target.observer(spec.loop.nvml_deadline_seconds) as observer:
@@ -196,8 +196,8 @@ def name_of(subject: Subject) -> str:
 
 def _acknowledge(arguments: argparse.Namespace, target: Target) -> int:
     """Written into the history, from where a running agent takes it up with its next cycle."""
-    from nodeagent.host.history import Entry, History  # noqa: PLC0415 - only this option writes
-    from nodeagent.state.health import EventKind, HealthEvent  # noqa: PLC0415
+    from nodeagent.host.history import Entry, History
+    from nodeagent.state.health import EventKind, HealthEvent
 
     health = look(arguments, target)
     gpus = sorted({one.subject for one in health.findings if one.subject.kind is SubjectKind.GPU}, key=_by_address)
@@ -213,7 +213,7 @@ def _acknowledge(arguments: argparse.Namespace, target: Target) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from nodeagent.cli.health_explain import explain, explanation_rows  # noqa: PLC0415 - only this option needs it
+    from nodeagent.cli.health_explain import explain, explanation_rows
 
     document = explain(arguments.explain)
     emit(document, arguments.output, lambda: columns(explanation_rows(document)))

@@ -44,7 +44,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace  # noqa: PLC0415 - with its one use
+    from dataclasses import replace
 
     target = target_of(arguments)
     has_file = arguments.file or target.simulated or os.path.exists(target.default_file)
@@ -69,6 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _patch(labels: dict[str, str]) -> None:
-    from nodeagent.kubernetes.node_api import NodeApi, access_from  # noqa: PLC0415 - only with --patch
+    from nodeagent.kubernetes.node_api import NodeApi, access_from
 
     NodeApi(access_from(os.environ)).publish(labels)

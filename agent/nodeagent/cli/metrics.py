@@ -69,7 +69,7 @@ def _read(target: Target) -> str:
 
 def _check(text: str) -> dict[str, int]:
     """Families and series by another's parser. HostError: it cannot read them, or a series is there twice."""
-    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - 8 MB, for this alone
+    from prometheus_client.parser import text_string_to_metric_families
 
     try:
         families = list(text_string_to_metric_families(text))

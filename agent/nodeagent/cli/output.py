@@ -33,7 +33,7 @@ class Style:
         """The text, without colours, as lines that fit; those after the first are indented."""
         if not self.width or len(text) <= self.width:
             return [text]
-        import textwrap  # noqa: PLC0415 - narrow terminals only
+        import textwrap
 
         return textwrap.wrap(
             text,
@@ -59,7 +59,7 @@ def emit(document: object, form: str, table: Callable[[], str]) -> None:
     if form == "json":
         print(json.dumps(document, indent=2))
     elif form == "yaml":
-        import yaml  # noqa: PLC0415 - costs 30 ms that only YAML output should pay
+        import yaml
 
         print(yaml.safe_dump(document, sort_keys=False, width=120), end="")
     else:
@@ -113,7 +113,7 @@ def _folded(cell: str, width: int) -> list[str]:
     narrowest = 20
     if not width or len(cell) <= width or width < narrowest:
         return [cell]
-    import textwrap  # noqa: PLC0415 - narrow terminals only
+    import textwrap
 
     return textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False) or [cell]
 

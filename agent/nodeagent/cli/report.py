@@ -137,8 +137,8 @@ def _asked(target: Target, name: str) -> str:
 
 def _plan(target: Target) -> str:
     """What the agent's last pass left to do, as `nodeagent plan` shows it; status.json has it for programs."""
-    from nodeagent.cli.output import Style  # noqa: PLC0415 - only this verb needs all of it
-    from nodeagent.cli.render import plan_text  # noqa: PLC0415
+    from nodeagent.cli.output import Style
+    from nodeagent.cli.render import plan_text
 
     last = ask(target.root, "GET", "/v1/status")["lastPass"]
     if last is None:
@@ -152,14 +152,14 @@ def _read(path: str) -> str:
 
 
 def _events(target: Target) -> str:
-    from nodeagent.health.documents import event_document  # noqa: PLC0415 - only this verb needs all of it
-    from nodeagent.host.history import Query, read_history  # noqa: PLC0415
+    from nodeagent.health.documents import event_document
+    from nodeagent.host.history import Query, read_history
 
     return json.dumps([event_document(one) for one in read_history(target.root, Query(limit=EVENTS))], indent=1)
 
 
 def _kernel_log(target: Target) -> str:
-    from nodeagent.host.kernel_follow import KmsgFollower  # noqa: PLC0415 - only this verb needs all of it
+    from nodeagent.host.kernel_follow import KmsgFollower
 
     follower = KmsgFollower(target.root)
     lines: list[str] = []

@@ -191,8 +191,8 @@ def _serve_metrics(stack: ExitStack, supervisor: Supervisor, sampler: Sampler, t
 
 def _attach_labels(stack: ExitStack, supervisor: Supervisor) -> None:
     """The node object's labels; the node file is read through them from now on."""
-    from nodeagent.kubernetes.node_api import NodeApi, access_from  # noqa: PLC0415 - only in a cluster
-    from nodeagent.supervisor.node_labels import NodeLabels  # noqa: PLC0415
+    from nodeagent.kubernetes.node_api import NodeApi, access_from
+    from nodeagent.supervisor.node_labels import NodeLabels
 
     files, read = supervisor.observer.host.files, supervisor.read
     labels = NodeLabels(

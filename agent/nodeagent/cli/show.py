@@ -73,7 +73,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 def run_status(arguments: argparse.Namespace) -> int:
     document = _running_status(arguments)
     if document is None:
-        from nodeagent.cli.convergence import direct_status  # noqa: PLC0415 - only without a running agent
+        from nodeagent.cli.convergence import direct_status
 
         return direct_status(arguments)
     style = style_for(arguments, sys.stdout)
@@ -109,8 +109,8 @@ def _state(target: Target) -> dict[str, Any]:
 
 def observed(target: Target, interest: Sequence[str]) -> dict[str, Any]:
     """The node as it is now, without the NVML session of this command; `interest` are modules to look up on disk."""
-    from nodeagent.plan.quiet import KNOWN_SERVICES  # noqa: PLC0415 - only without a running agent
-    from nodeagent.plan.summary import state_document  # noqa: PLC0415
+    from nodeagent.plan.quiet import KNOWN_SERVICES
+    from nodeagent.plan.summary import state_document
 
     with target.observer() as observer:
         state = observer.add_holders(observer.observe(interest), KNOWN_SERVICES)

@@ -42,14 +42,14 @@ class Target(NamedTuple):
     def open(self, nvml_deadline_seconds: float | None = None) -> Host:
         """The ports of the node. Creates the simulated node on first use; the deadline is by default the schema's."""
         if nvml_deadline_seconds is None:
-            from nodeagent.spec.schema import Loop  # noqa: PLC0415 - `status` of a running agent needs none of it
+            from nodeagent.spec.schema import Loop
 
             nvml_deadline_seconds = Loop().nvml_deadline_seconds
         if self.simulated:
-            from nodeagent.simulation.node import open_node  # noqa: PLC0415 - never loaded on a real node
+            from nodeagent.simulation.node import open_node
 
             return open_node(self.simulated, self.root).host(deadline_seconds=nvml_deadline_seconds)
-        from nodeagent.host.local import open_host  # noqa: PLC0415 - a simulated node needs no real adapters
+        from nodeagent.host.local import open_host
 
         return open_host(nvml_deadline_seconds)
 
@@ -59,14 +59,14 @@ class Target(NamedTuple):
         HostError when the directory holds something else.
         """
         if self.simulated:
-            from nodeagent.simulation.node import open_node  # noqa: PLC0415 - never loaded on a real node
+            from nodeagent.simulation.node import open_node
 
             open_node(self.simulated, self.root).machine.close()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the node's lock (see `node_lock`)."""
-        from nodeagent.host.lock import node_lock  # noqa: PLC0415 - only verbs that change something
+        from nodeagent.host.lock import node_lock
 
         self.make()
         with node_lock(self.root):
@@ -75,7 +75,7 @@ class Target(NamedTuple):
     @contextmanager
     def observer(self, nvml_deadline_seconds: float | None = None) -> Iterator[Observer]:
         """The node ready to be observed; ends the NVML worker afterwards."""
-        from nodeagent.plan.observing import Observer  # noqa: PLC0415 - `status` of a running agent needs none of it
+        from nodeagent.plan.observing import Observer
 
         host = self.open(nvml_deadline_seconds)
         try:
@@ -128,7 +128,7 @@ def default_directory(profile: str) -> str:
 
 def agents_nvml(target: Target) -> tuple[int, ...]:
     """PID of the NVML worker of an agent that runs on the node: for a one-shot command it is ours, not in the way."""
-    from nodeagent.host.control_client import agent_listens, ask  # noqa: PLC0415 - only for verbs that plan
+    from nodeagent.host.control_client import agent_listens, ask
 
     if not agent_listens(target.root):
         return ()
@@ -141,7 +141,7 @@ def agents_nvml(target: Target) -> tuple[int, ...]:
 
 def running_simulations() -> tuple[Target, ...]:
     """Simulated nodes of this user that an agent runs on, so that `status` finds the only one by itself."""
-    from nodeagent.host.control_client import agent_listens  # noqa: PLC0415 - only `status` asks
+    from nodeagent.host.control_client import agent_listens
 
     base, prefix = os.path.dirname(default_directory("")), "nodeagent-"
     names = sorted(os.listdir(base)) if os.path.isdir(base) else []
@@ -151,7 +151,7 @@ def running_simulations() -> tuple[Target, ...]:
 
 def spec_of(arguments: argparse.Namespace, target: Target) -> tuple[NodeSpec, str]:
     """The node file and its path; a simulated node gets its profile's example when it has no file yet."""
-    from nodeagent.spec.reader import read_spec  # noqa: PLC0415 - verbs without a file do not load YAML
+    from nodeagent.spec.reader import read_spec
 
     path = arguments.file or target.default_file
     if target.simulated and not arguments.file and not os.path.exists(path):
@@ -160,7 +160,7 @@ def spec_of(arguments: argparse.Namespace, target: Target) -> tuple[NodeSpec, st
 
 
 def _write_example(target: Target, path: str) -> None:
-    from nodeagent.spec.example import example_text  # noqa: PLC0415 - once per simulated node
+    from nodeagent.spec.example import example_text
 
     target.make()
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -34,10 +34,10 @@ def from_agent(target: Target, path: str) -> dict[str, Any] | None:
 @contextmanager
 def direct(target: Target) -> Iterator[Callable[[], Any]]:
     """A function that reads the node once more and returns the sampler that did. Ends the NVML worker afterwards."""
-    from nodeagent.plan.convergence import Outcome  # noqa: PLC0415
-    from nodeagent.plan.model import Plan  # noqa: PLC0415 - none of it where an agent runs
-    from nodeagent.supervisor.sampler import Sampler  # noqa: PLC0415
-    from nodeagent.supervisor.status import Identity, Pass, Status  # noqa: PLC0415
+    from nodeagent.plan.convergence import Outcome
+    from nodeagent.plan.model import Plan
+    from nodeagent.supervisor.sampler import Sampler
+    from nodeagent.supervisor.status import Identity, Pass, Status
 
     with target.observer() as observer:
         started = time.time()

@@ -110,9 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _spec(arguments: argparse.Namespace, target: Target) -> NodeSpec:
     """The node file; its defaults where there is none, for proofs do not need one."""
-    import os  # noqa: PLC0415 - one look
+    import os
 
-    from nodeagent.spec.schema import NodeSpec  # noqa: PLC0415 - after the options are known to be right
+    from nodeagent.spec.schema import NodeSpec
 
     if arguments.file or target.simulated or os.path.exists(target.default_file):
         return spec_of(arguments, target)[0]
@@ -130,9 +130,9 @@ def _asked(arguments: argparse.Namespace) -> frozenset[Proof]:
 
 
 def _round(arguments: argparse.Namespace, spec: NodeSpec, proofs: frozenset[Proof]) -> Round:
-    from nodeagent.spec.containers import Cdi  # noqa: PLC0415
-    from nodeagent.spec.validation import Validation as Section  # noqa: PLC0415
-    from nodeagent.supervisor.validation_facts import Round  # noqa: PLC0415 - `validate rdma` needs none of it
+    from nodeagent.spec.containers import Cdi
+    from nodeagent.spec.validation import Validation as Section
+    from nodeagent.supervisor.validation_facts import Round
 
     given = arguments.deadline
     deadline = (spec.validation or Section()).deadline_seconds if given is None else given
@@ -142,9 +142,9 @@ def _round(arguments: argparse.Namespace, spec: NodeSpec, proofs: frozenset[Proo
 def _once(
     arguments: argparse.Namespace, observer: Observer, choice: Round, *, simulated: bool
 ) -> tuple[Validation, Mapping[str, int]]:
-    from nodeagent.supervisor.validation_facts import gather, prove  # noqa: PLC0415
-    from nodeagent.supervisor.validation_results import keep  # noqa: PLC0415
-    from nodeagent.validation.ready_files import bring, texts  # noqa: PLC0415
+    from nodeagent.supervisor.validation_facts import gather, prove
+    from nodeagent.supervisor.validation_results import keep
+    from nodeagent.validation.ready_files import bring, texts
 
     facts = gather(observer, choice.cdi)
     found = prove(observer.host, facts, choice, simulated=simulated)
@@ -165,7 +165,7 @@ def exit_code(found: Validation, asked: frozenset[Proof]) -> int:
 
 
 def _show(arguments: argparse.Namespace, found: Validation, indices: Mapping[str, int]) -> None:
-    from nodeagent.validation.documents import document_of  # noqa: PLC0415
+    from nodeagent.validation.documents import document_of
 
     style = style_for(arguments, sys.stdout)
     emit(document_of(found), arguments.output, lambda: text_of(found, style, indices))

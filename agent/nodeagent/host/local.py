@@ -8,18 +8,18 @@ from nodeagent.host.ports import Host
 def open_host(nvml_deadline_seconds: float) -> Host:
     """The real machine; no adapter touches it before its first call. An NVML call may take the given seconds."""
     # Imported here: commands that need no machine must not pay for libkmod and the worker.
-    from nodeagent.host.clock import RealClock  # noqa: PLC0415
-    from nodeagent.host.container_runtimes import LocalRuntimes  # noqa: PLC0415
-    from nodeagent.host.cuda import CudaProcesses  # noqa: PLC0415
-    from nodeagent.host.files import LocalFiles  # noqa: PLC0415
-    from nodeagent.host.kernel_log import KmsgLog  # noqa: PLC0415
-    from nodeagent.host.kmod import LibKmod  # noqa: PLC0415
-    from nodeagent.host.links import RtnlLinks  # noqa: PLC0415
-    from nodeagent.host.nvml_worker import WorkerNvml  # noqa: PLC0415
-    from nodeagent.host.processes import ProcProcesses  # noqa: PLC0415
-    from nodeagent.host.services import Systemd  # noqa: PLC0415
-    from nodeagent.host.slurm import Scontrol  # noqa: PLC0415
-    from nodeagent.host.vitals import RealVitals  # noqa: PLC0415
+    from nodeagent.host.clock import RealClock
+    from nodeagent.host.container_runtimes import LocalRuntimes
+    from nodeagent.host.cuda import CudaProcesses
+    from nodeagent.host.files import LocalFiles
+    from nodeagent.host.kernel_log import KmsgLog
+    from nodeagent.host.kmod import LibKmod
+    from nodeagent.host.links import RtnlLinks
+    from nodeagent.host.nvml_worker import WorkerNvml
+    from nodeagent.host.processes import ProcProcesses
+    from nodeagent.host.services import Systemd
+    from nodeagent.host.slurm import Scontrol
+    from nodeagent.host.vitals import RealVitals
 
     files, clock = LocalFiles(), RealClock()
     services = Systemd(files, clock)

@@ -67,7 +67,7 @@ class Gate:
                 self._seen = _stamps(self._path, self._config)
                 self._passed.clear()
             except HostError as error:
-                log.error("web configuration not taken over, the last good one stays: %s", error)  # noqa: TRY400
+                log.error("web configuration not taken over, the last good one stays: %s", error)
         return self._config
 
     def admits(self, authorization: str) -> bool:

@@ -62,9 +62,9 @@ class SimulatedNode:
 
     def host(self, nvml: Literal["worker", "in-process"] = "worker", deadline_seconds: float = 10.0) -> Host:
         """The ports of this node. NVML runs in a worker process, or for one-shot commands in this one."""
-        from nodeagent.host.kernel_log import KmsgLog  # noqa: PLC0415 - libkmod and NVML cost start-up time
-        from nodeagent.host.kmod import LibKmod  # noqa: PLC0415
-        from nodeagent.host.slurm import Scontrol  # noqa: PLC0415
+        from nodeagent.host.kernel_log import KmsgLog
+        from nodeagent.host.kmod import LibKmod
+        from nodeagent.host.slurm import Scontrol
 
         return Host(
             files=SimulatedFiles(self.kernel),
@@ -82,9 +82,9 @@ class SimulatedNode:
         )
 
     def _nvml(self, kind: str, deadline_seconds: float) -> Nvml:
-        from nodeagent.host.nvml import InProcessNvml  # noqa: PLC0415
-        from nodeagent.host.nvml_process import Launch  # noqa: PLC0415
-        from nodeagent.host.nvml_worker import WorkerNvml  # noqa: PLC0415
+        from nodeagent.host.nvml import InProcessNvml
+        from nodeagent.host.nvml_process import Launch
+        from nodeagent.host.nvml_worker import WorkerNvml
 
         if kind == "in-process":
             return InProcessNvml(str(library_path()), self.nvml_environment, MachineResets(self.machine))

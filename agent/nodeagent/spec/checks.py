@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from nodeagent.spec import health_checks, kubernetes_checks, network_checks, pcie_checks, roce_checks
 from nodeagent.spec.decode import INCOMPLETE, Path
 from nodeagent.spec.findings import Finding
-from nodeagent.spec.schema import Flavor, LinkEntry, MigEntry, Modules, NodeSpec, PeerMemory, RdmaStack, keys_of
+from nodeagent.spec.keys import keys_of
+from nodeagent.spec.links import LinkEntry
+from nodeagent.spec.schema import Flavor, MigEntry, Modules, NodeSpec, PeerMemory, RdmaStack
 from nodeagent.state.gpu import MigMode
 
 MODULES = ("modules",)

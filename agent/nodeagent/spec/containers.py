@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """Sections `cdi` and `runtimes` of the node file: what containers need from the node."""
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from types import MappingProxyType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from nodeagent.spec.document import Items, Mark, Node, Pairs, Text
+from nodeagent.spec.keys import Key, Limits, keys_of
 from nodeagent.spec.scalars import NULLS, Mismatch, did_you_mean, found, nearest, read_scalar
-from nodeagent.spec.schema import Key, Limits, NodeSpec, keys_of
+from nodeagent.spec.schema import NodeSpec
 
 Path = tuple[str | int, ...]
 

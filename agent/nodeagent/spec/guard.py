@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """`guard` of the node file: interfaces that must not be lost, and how a change to one of them is made."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """Section `health` of the node file: what is expected of the node, from where on it is ill, and who is told.
 
 Defaults are those of NVIDIA's DCGM where it has one (modules/health/DcgmHealthWatch.cpp), else of the peers named in

@@ -7,9 +7,10 @@ from dataclasses import is_dataclass
 from enum import StrEnum
 from typing import Any, get_args, get_origin
 
+from nodeagent.spec.keys import Key, Limits, keys_of
 from nodeagent.spec.render import plain
 from nodeagent.spec.scalars import choices_of
-from nodeagent.spec.schema import Key, Limits, NodeSpec, keys_of
+from nodeagent.spec.schema import NodeSpec
 
 Schema = dict[str, Any]
 

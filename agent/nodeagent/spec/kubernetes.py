@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """Section `kubernetes` of the node file: what the node offers to pods through the kubelet's device plugins."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """Section `labels` of the node file: what the node says about itself to a scheduler."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """`links` of the node file: what a network interface shall be, from its name to its routes."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """`links[].qos` of the node file: quality of service in the words of the field, with whole set-ups by name."""
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from nodeagent.errors import SpecError, SpecProblem
 from nodeagent.spec.checks import check
 from nodeagent.spec.decode import Decoder, Note, Path, Wrong, path_text
 from nodeagent.spec.document import Mark, Node, Pairs, Text, compose
+from nodeagent.spec.keys import Limits
 from nodeagent.spec.scalars import found
-from nodeagent.spec.schema import Limits, NodeSpec
+from nodeagent.spec.schema import NodeSpec
 
 LARGEST_BYTES = 1024 * 1024
 VERSION = 1

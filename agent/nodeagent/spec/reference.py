@@ -10,9 +10,10 @@ from typing import Any, get_args, get_origin
 from nodeagent.spec.checks import RULES
 from nodeagent.spec.decode import path_suffix, record_in
 from nodeagent.spec.example import EXAMPLES, example_text
+from nodeagent.spec.keys import Key, Limits, keys_of
 from nodeagent.spec.render import flow, plain
 from nodeagent.spec.scalars import choices_of, number_words
-from nodeagent.spec.schema import Key, Limits, NodeSpec, keys_of
+from nodeagent.spec.schema import NodeSpec
 
 INTRODUCTION = """\
 # The node file

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """Section `remediation` of the node file: what is done about findings, how often at most, and who is asked first."""
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_origin
 
 from nodeagent.spec.decode import record_in
-from nodeagent.spec.schema import NodeSpec, keys_of
+from nodeagent.spec.keys import keys_of
+from nodeagent.spec.schema import NodeSpec
 
 Document = Mapping[str, Any]
 

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """Section `roce` of the node file: how RDMA over Converged Ethernet marks its traffic, and who may see the devices."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """Section `sandbox` of the node file: whether functions work for containers or belong to virtual machines."""
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from nodeagent.spec.document import Items, Node, Pairs, Text
-from nodeagent.spec.schema import Limits
+from nodeagent.spec.keys import Limits
 
 NULLS = frozenset({"~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "yes", "on"})

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """The node file's schema: each dataclass is a mapping in the file, each field a key, its metadata the documentation.
 
 The reader, the JSON schema, the examples and the reference page are all generated from these definitions.
@@ -17,13 +16,10 @@ from nodeagent.spec.containers import Cdi, Component, Runtimes
 from nodeagent.spec.devlink import DevlinkEntry
 from nodeagent.spec.guard import Guard
 from nodeagent.spec.health import Health
-from nodeagent.spec.keys import Key as Key  # noqa: PLC0414 - exported from here as well
-from nodeagent.spec.keys import Limits as Limits  # noqa: PLC0414 - exported from here as well
-from nodeagent.spec.keys import key as key  # noqa: PLC0414 - exported from here as well
-from nodeagent.spec.keys import keys_of as keys_of  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.keys import key
 from nodeagent.spec.kubernetes import Kubernetes
 from nodeagent.spec.labels import Labels
-from nodeagent.spec.links import LinkEntry as LinkEntry  # noqa: PLC0414 - exported from here as well
+from nodeagent.spec.links import LinkEntry
 from nodeagent.spec.pcie import Pcie
 from nodeagent.spec.remediation import Remediation
 from nodeagent.spec.roce import Roce

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """`sriov` of the node file: virtual functions of NICs."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - key() makes a dataclass field, as dataclasses.field() does
 """Section `validation` of the node file: what is proved in the background, and who is told."""
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Choices:
         except HostError as error:
             self.errors += 1
             if str(error) != self._complaint:
-                log.error("counters not taken over, the last good ones stay: %s", error)  # noqa: TRY400
+                log.error("counters not taken over, the last good ones stay: %s", error)
             self._complaint = str(error)
 
     def _take(self, text: str) -> None:

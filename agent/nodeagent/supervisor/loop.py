@@ -149,7 +149,7 @@ class Supervisor:
         try:
             spec = self.read(self.status.identity.file)
         except SpecError as error:
-            log.error("node file not taken over, the last good one stays in force: %s", error)  # noqa: TRY400
+            log.error("node file not taken over, the last good one stays in force: %s", error)
             self._publish(replace(self.status, spec_error=str(error)))
         else:
             self._take_over(spec)
@@ -186,7 +186,7 @@ class Supervisor:
                 self._record(self._converge(started), reasons, started)
         except NodeAgentError as error:
             # An observation that fails as a whole, as with a damaged journal: nothing was changed, try again later.
-            log.error("pass failed: %s", error)  # noqa: TRY400
+            log.error("pass failed: %s", error)
             self._publish(replace(self.status, step="", trouble=str(error), passes=self.status.passes + 1))
         self._ended = time.monotonic()
         self._plan_next(started)

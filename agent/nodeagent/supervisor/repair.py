@@ -112,7 +112,7 @@ class Repairs:
             if free is not None:
                 self._take(free, context)
         except NodeAgentError as error:
-            log.error("repair: %s", error)  # noqa: TRY400
+            log.error("repair: %s", error)
 
     def _goal(self, wish: Callable[..., Wish]) -> Goal:
         spec = self.spec()
@@ -244,7 +244,7 @@ class Repairs:
                 self.memory = resumed(decode(text, rooted(self.host.files.root, REMEDIATION)), time.time())
         except HostError as error:
             self.trouble = str(error)
-            log.error("repair is off: %s", error)  # noqa: TRY400
+            log.error("repair is off: %s", error)
 
     def _keep(self, memory: RepairMemory, told: Iterable[Told]) -> None:
         """On disk first. Where the disk refuses, repair is off until it does not."""
@@ -252,7 +252,7 @@ class Repairs:
             try:
                 self.host.files.replace(REMEDIATION, encode(memory))
             except HostError as error:
-                log.error("repair: %s", error)  # noqa: TRY400
+                log.error("repair: %s", error)
                 return
             self.memory = memory
         self._tell(told)
@@ -268,7 +268,7 @@ class Repairs:
         try:
             self.record(Entry(events))
         except HostError as error:
-            log.error("history: %s", error)  # noqa: TRY400
+            log.error("history: %s", error)
 
     @property
     def is_on(self) -> bool:
