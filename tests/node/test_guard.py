@@ -130,6 +130,28 @@ def test_a_crash_at_any_step_ends_in_a_roll_back_after_the_deadline(node: SimNod
     assert "rolled back" in str(outcome.failures[0])
 
 
+@pytest.mark.parametrize("mode", ["automatic", "manual"])
+def test_a_reload_that_was_broken_off_is_rolled_back_at_once(node: SimNode, mode: str) -> None:
+    """Nothing brings the link back but the way back, so that waiting for it would be an outage for nothing."""
+    guard = f"guard: {{changes: {mode}, seconds: 600}}\n"
+    reload = BASE.replace("{mlx5_core: {}}", "{mlx5_core: {parameters: {prof_sel: 1}}}") + guard
+
+    def crash(phase: Phase, step: Step) -> None:
+        if phase is Phase.RESTORE and str(step).startswith(f"restore {NIC}"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        node.converge(reload, Told(before=crash))
+    assert not node.kernel.interfaces[NIC].default_route
+    told = Told()
+    outcome = node.converge(BASE + guard, told)
+    assert _is(node)[2:] == (True, True)
+    assert not any(line.startswith("act wait") for line in told.lines)
+    assert "the change was broken off; rolled back" in str(outcome.failures[0])
+    assert not _trial(node).exists()
+    assert not node.journal.exists()
+
+
 def test_what_a_reboot_undid_is_forgotten_and_a_damaged_file_stops_everything(node: SimNode) -> None:
     def crash(_: Phase, step: Step) -> None:
         if str(step).startswith("wait"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from mortal import in_child, mortal
 from nodeagent.host.lock import node_lock
-from nodeagent.host.paths import REMEDIATION
+from nodeagent.host.paths import REBOOT_REQUEST, REMEDIATION
 from nodeagent.plan.convergence import converge, goal_of
 from nodeagent.plan.executor import Context
 from nodeagent.plan.journal import Journal
@@ -20,6 +21,7 @@ from nodeagent.plan.observing import Observer
 from nodeagent.simulation.node import open_node
 from nodeagent.spec.reader import read_spec
 from nodeagent.state.health import NODE, Finding, Health, Recovery, Subject, SubjectKind, Verdict
+from nodeagent.state.repair import Quarantine, RepairMemory
 from nodeagent.supervisor.repair import Repairs
 from sim_node import PERSISTENCED, SimNode, Told, loaded, sim_node
 
@@ -98,3 +100,22 @@ def test_killed_before_and_after_every_change_of_a_repair(tmp_path: Path, recove
         if recovery is Recovery.RESET_GPU:
             assert node.node.machine.resets(uuid) >= died // 2
         assert os.path.exists(node.node.directory + REMEDIATION)
+
+
+def test_a_slurm_that_does_not_answer_holds_up_no_request_for_a_reboot(tmp_path: Path) -> None:
+    """The node has no scontrol: the drain is refused and rests for a minute, the request comes with the next pass."""
+    with sim_node(tmp_path, PROFILE, "in-process") as node:
+        slurm = MODULES + 'remediation: {mode: "on", quarantine: {slurm: true, slurm_node: gpu17}}\n'
+        spec, told = read_spec(node.write(slurm)), Told()
+        context = Context(node.observer, Journal(node.host.files), told)
+        repairs = Repairs(node.host, lambda: spec, lambda _entry: None)
+        repairs.memory = RepairMemory(quarantines=(Quarantine(NODE, "some-check", 1.0),))
+        repairs.act(node.observer, context)
+        assert "scontrol" in told.lines[-1]
+        assert not repairs.is_due
+        repairs.memory = replace(repairs.memory, reboot_asked="some-check")
+        assert repairs.is_due
+        repairs.act(node.observer, context)
+        assert "some-check" in (node.host.files.read_optional(REBOOT_REQUEST) or "")
+        assert not repairs.is_due
+        assert len([line for line in told.lines if "scontrol" in line]) == 1

@@ -105,6 +105,11 @@ class Journal:
         self._entries = list(decode(text, rooted(self._files.root, JOURNAL))) if text is not None else []
         return owed_steps(self._entries)
 
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether what was read is a transition that did not come to its end, and not only what an ended one owes."""
+        return any(entry.phase is not Phase.OWED for entry in self._entries)
+
     def _save(self) -> None:
         self._files.replace(JOURNAL, encode(self._entries, self._boot_id))
 

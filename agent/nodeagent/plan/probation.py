@@ -113,10 +113,17 @@ class Trial:
         return replace(result, acted=(), failures=(*result.failures, *self._roll_back(probation, transition.acts)))
 
     def resume(self) -> tuple[Result, ...]:
-        """Bring the trial of an interrupted run to its end, if there is one."""
+        """Bring the trial of an interrupted run to its end, if there is one.
+
+        Where the transition itself was broken off, what the node lost with it comes back by the way back only: waiting
+        for it would keep the node cut off until the deadline.
+        """
         found = read(self._host.files)
         if found is None:
             return ()
+        self.context.journal.read()
+        if self.context.journal.is_broken_off and not self._holds(found):
+            return (Result((), self._roll_back(found, found.back, "the change was broken off")),)
         left = max(0.0, found.deadline - self._host.clock.monotonic())
         subject = netdev(found.evidence[0].netdev) if found.evidence else netdev("?")
         if self._confirmed(found, AwaitConfirmation(subject=subject, unit="guard", mode=found.mode, seconds=left)):
@@ -144,7 +151,7 @@ class Trial:
         seen = 0
         while True:
             told = read(host.files)
-            seen = seen + 1 if all(holds(host, one) for one in probation.evidence) else 0
+            seen = seen + 1 if self._holds(probation) else 0
             automatic = probation.mode is not GuardMode.MANUAL and seen >= LOOKS
             if automatic or (told is not None and told.confirmed):
                 self.context.report.finished(Phase.ACT, step, None)
@@ -153,7 +160,10 @@ class Trial:
                 return False
             host.clock.sleep(LOOK_SECONDS)
 
-    def _roll_back(self, probation: Probation, acts: Sequence[Step]) -> tuple[Failure, ...]:
+    def _holds(self, probation: Probation) -> bool:
+        return all(holds(self._host, one) for one in probation.evidence)
+
+    def _roll_back(self, probation: Probation, acts: Sequence[Step], reason: str = "") -> tuple[Failure, ...]:
         """Take the way back as far as it is needed. The failures are one for each unit, so that it is backed off."""
         failures: list[Failure] = []
         for step in probation.back:
@@ -169,11 +179,13 @@ class Trial:
             self.context.report.finished(Phase.UNDO, step, error)
         self._host.files.remove(PROBATION)
         units = {step.unit: step for step in reversed(acts)}
-        reason = "it was not confirmed in time" if probation.mode is GuardMode.MANUAL else self._missing(probation)
+        reason = reason or self._missing(probation)
         missing = DeadlineError("change", probation.names, reason, "rolled back; see guard in the node file")
         return (*(Failure(Phase.ACT, step, missing) for step in units.values()), *failures)
 
     def _missing(self, probation: Probation) -> str:
+        if probation.mode is GuardMode.MANUAL:
+            return "it was not confirmed in time"
         gateways = ", ".join(via for one in probation.evidence for via in one.gateways)
         parts = "carrier and default route" + (f" and gateway {gateways}" if gateways else "")
         return f"{parts} were not there again in time"

@@ -35,7 +35,7 @@ from nodeagent.state.health import NODE, EventKind, Health, HealthEvent
 from nodeagent.state.repair import Answer, AttemptOutcome, Decision, RepairMemory, Standing
 
 PREVIEWED = (Standing.READY, Standing.ASKS, Standing.DRY_RUN, Standing.WAITING)
-CHORE_REST_SECONDS = 60.0  # after Slurm did not answer
+CHORE_REST_SECONDS = 60.0  # after Slurm did not answer, or the disk refused
 
 log = logging.getLogger("nodeagent")
 Record = Callable[[Entry], object]
@@ -67,7 +67,7 @@ class Repairs:
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
         self._health = Health()
-        self._rest_until = float("-inf")
+        self._rest_until: dict[str, float] = {}
         self._read()
 
     # In the thread that looks.
@@ -177,11 +177,16 @@ class Repairs:
 
     def _chore(self) -> Wish:
         spec, memory = self.spec(), self.memory
-        if self.trouble or time.monotonic() < self._rest_until:
+        if self.trouble:
             return Wish()
         before = self.host.files.read_optional(REBOOT_REQUEST)
         reboot = reboot_wish(REBOOT_REQUEST, before, memory)
-        return reboot if reboot.steps else drain_wish(self._slurm_node(), drain_reason(spec, memory), memory.drained)
+        drain = drain_wish(self._slurm_node(), drain_reason(spec, memory), memory.drained)
+        return next((wish for wish in (reboot, drain) if wish.steps and not self._rests(wish)), Wish())
+
+    def _rests(self, wish: Wish) -> bool:
+        """Whether it was refused a moment ago; a Slurm that does not answer holds up no request for a reboot."""
+        return time.monotonic() < self._rest_until.get(wish.steps[0].unit, 0.0)
 
     def _slurm_node(self) -> str:
         return self.spec().remediation.quarantine.slurm_node or socket.gethostname().partition(".")[0]
@@ -200,7 +205,7 @@ class Repairs:
         failures = [failure for result in done.results for failure in result.failures]
         if failures:
             log.error("repair: %s", failures[0])
-            self._rest_until = time.monotonic() + CHORE_REST_SECONDS
+            self._rest_until[wish.steps[0].unit] = time.monotonic() + CHORE_REST_SECONDS
         with self._lock:
             drained = (before if failures else why) if drains else self.memory.drained
             told = [] if failures else [Told(NODE, str(step)) for step in wish.steps]
