@@ -116,7 +116,7 @@ def board(index: int = 0, *instances: GpuInstance, **changes: object) -> Gpu:
         profiles=A100,
         instances=instances,
     )
-    return replace(found, **changes)  # type: ignore[arg-type]
+    return replace(found, **changes)
 
 
 OFF = {"mig_mode": MigMode.DISABLED, "pending_mig_mode": MigMode.DISABLED}
@@ -124,12 +124,12 @@ OFF = {"mig_mode": MigMode.DISABLED, "pending_mig_mode": MigMode.DISABLED}
 
 def node(*gpus: Gpu, **changes: object) -> NodeState:
     """A node with these GPUs."""
-    return replace(NodeState(gpus={one.uuid: one for one in gpus}), **changes)  # type: ignore[arg-type]
+    return replace(NodeState(gpus={one.uuid: one for one in gpus}), **changes)
 
 
 def wants(*entries: MigEntry, **changes: object) -> NodeSpec:
     """A node file with only a MIG section."""
-    return NodeSpec(version=1, mig=entries, **changes)  # type: ignore[arg-type]
+    return NodeSpec(version=1, mig=entries, **changes)
 
 
 class RefusedError(AssertionError):

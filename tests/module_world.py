@@ -80,7 +80,7 @@ def module_file(name: str, **changes: object) -> ModuleFile:
         depends=DEPENDS.get(name, ()),
         imports=PEER_API if name == "nvidia_peermem" else (),
     )
-    return replace(file, **changes)  # type: ignore[arg-type]
+    return replace(file, **changes)
 
 
 def files(*changed: ModuleFile, without: Iterable[str] = ()) -> dict[str, ModuleFile]:
@@ -93,7 +93,7 @@ def files(*changed: ModuleFile, without: Iterable[str] = ()) -> dict[str, Module
 def node(*loaded: str, **changes: object) -> NodeState:
     """A node of the model with these modules, and all they need, loaded; `changes` replace fields of the state."""
     state = NodeState(kernel=KernelPolicy(release=RELEASE, boot_id="boot"), module_files=MappingProxyType(files()))
-    state = replace(state, **changes)  # type: ignore[arg-type]
+    state = replace(state, **changes)
     for name in loaded:
         for needed in (*state.module_files[name].depends, name):
             if needed not in state.modules:
@@ -103,7 +103,7 @@ def node(*loaded: str, **changes: object) -> NodeState:
 
 def wants(**section: object) -> NodeSpec:
     """A node file with only a modules section."""
-    return NodeSpec(version=1, modules=Modules(**section))  # type: ignore[arg-type]
+    return NodeSpec(version=1, modules=Modules(**section))
 
 
 def gpu_function(address: str, driver: str) -> PciFunction:

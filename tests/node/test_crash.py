@@ -37,7 +37,7 @@ MIG = ("{mode: disabled}", "{mode: enabled, devices: {3g.20gb: 1, 1g.5gb: 2}}")
 def goals(profile: str, change: str) -> tuple[str, str]:
     """Two node files that differ in one thing: from one to the other is the transition under test."""
     first, second = ((0, 1), (0, 0)) if change == "driver reload" else ((0, 0), (0, 1))
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         f"modules: {{{STACK[profile].format(parameter)}}}\nmig: [{MIG[mig]}]\n"
         for parameter, mig in zip(first, second, strict=True)
     )

@@ -50,7 +50,7 @@ def _interface(node: SimNode, name: str = NICS[0]) -> Interface:
 
 def _edit(node: SimNode, name: str, **changes: object) -> None:
     def edit(found: Interface) -> Interface:
-        return replace(found, **changes)  # type: ignore[arg-type]
+        return replace(found, **changes)
 
     node.node.kernel.change(
         lambda state: replace(state, interfaces=edited(state.interfaces, **{name: edit(state.interfaces[name])}))

@@ -136,12 +136,8 @@ def test_a_client_that_appears_between_check_and_act_is_not_hurt_and_the_layout_
 
     def act(phase: Phase, step: Step) -> None:
         if phase is Phase.ACT and isinstance(step, kind) and step.subject.name == node.uuid(0) and not late:
-            found = (row for row in rows(node) if row.placement == step.placement)  # type: ignore[attr-defined]
-            row = next(
-                row
-                for row in found
-                if kind is DestroyGpuInstance or row.ci_placement == step.compute  # type: ignore[attr-defined]
-            )
+            found = (row for row in rows(node) if row.placement == step.placement)
+            row = next(row for row in found if kind is DestroyGpuInstance or row.ci_placement == step.compute)
             node.node.start_mig_job(0, row.uuid, "late.py", GIB)
             late.append(row)
 

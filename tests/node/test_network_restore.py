@@ -140,7 +140,7 @@ def test_what_others_set_comes_back_too_and_only_that_is_written(node: SimNode) 
             written.append((netdev, group, values))
             settings.write(netdev, group, values)
 
-    node.host.links.settings = Noted()  # type: ignore[assignment]
+    node.host.links.settings = Noted()
     told = Told()
     outcome = node.converge(RELOAD, told)
     assert outcome.plan.converged, text_of(outcome.plan)
@@ -205,7 +205,7 @@ def test_functions_of_one_card_are_brought_back_at_once(node: SimNode) -> None:
             meeting.wait()
             functions.set_driver(address, driver)
 
-    links.functions = Meeting()  # type: ignore[misc, assignment, attr-defined]
+    links.functions = Meeting()
     outcome = node.converge(RELOAD)
     assert outcome.plan.converged, text_of(outcome.plan)
     assert not outcome.failures

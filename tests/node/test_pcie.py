@@ -65,12 +65,12 @@ def test_undo_puts_back_the_old_register(node: SimNode) -> None:
     _spoil(node)
     for transition in node.plan(WISH).transitions:
         for step in transition.acts:
-            before = _value(node.host.files, step.subject.name, step.setting)  # type: ignore[attr-defined]
+            before = _value(node.host.files, step.subject.name, step.setting)
             step.apply(node.host)
             undo = step.undo()
             assert undo is not None
             undo.apply(node.host)
-            assert _value(node.host.files, step.subject.name, step.setting) == before  # type: ignore[attr-defined]
+            assert _value(node.host.files, step.subject.name, step.setting) == before
 
 
 def test_acs_stays_where_functions_go_to_virtual_machines(node: SimNode) -> None:

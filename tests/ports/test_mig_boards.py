@@ -41,7 +41,7 @@ class Applied:
         wish = plan(NodeSpec(version=1, mig=(entry,)), NodeState(gpus={before.uuid: before}))
         assert not wish.obstacles, wish.obstacles
         for step in wish.steps:
-            step.apply(self)  # type: ignore[arg-type]
+            step.apply(self)
         after = self.gpu()
         state = NodeState(gpus={after.uuid: after})
         assert plan(NodeSpec(version=1, mig=(entry,)), state).steps == ()

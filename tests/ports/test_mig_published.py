@@ -58,7 +58,7 @@ class Applied:
             assert all(one.subject.name in places_for(config, there) for one in wish.obstacles)
             return "refused"
         for step in wish.steps:
-            step.apply(self)  # type: ignore[arg-type]
+            step.apply(self)
         return "equal" if not self.still_to_do(config) else "different"
 
     def still_to_do(self, config: Sequence[PartedEntry]) -> tuple[object, ...]:

@@ -89,7 +89,7 @@ def well() -> Observation:
 def on_gpu(**values: object) -> Change:
     return lambda seen: replace(
         seen,
-        samples={**seen.samples, "GPU-1": replace(seen.samples["GPU-1"], **values)},  # type: ignore[arg-type]
+        samples={**seen.samples, "GPU-1": replace(seen.samples["GPU-1"], **values)},
     )
 
 
@@ -101,7 +101,7 @@ def fields(**values: float) -> Change:
 def on_port(**values: object) -> Change:
     def change(seen: Observation) -> Observation:
         device = seen.node.rdma["mlx5_1"]
-        bad = replace(device, ports=(replace(device.ports[0], **values),))  # type: ignore[arg-type]
+        bad = replace(device, ports=(replace(device.ports[0], **values),))
         return replace(seen, node=replace(seen.node, rdma={**seen.node.rdma, "mlx5_1": bad}))
 
     return change
@@ -122,7 +122,7 @@ def loaded(name: str) -> Change:
 
 
 def whole(**values: object) -> Change:
-    return lambda seen: replace(seen, **values)  # type: ignore[arg-type]
+    return lambda seen: replace(seen, **values)
 
 
 GPU, PORT, NODE = "GPU-1", "mlx5_1/1", "node"

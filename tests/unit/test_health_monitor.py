@@ -60,7 +60,7 @@ def line(code: int, on: int, text: str = "text") -> str:
 
 
 def bad(monitor: Monitor, now: float, *texts: str, **observed: object) -> dict[tuple[str, str], Verdict]:
-    cycle = monitor.cycle(seen(now, **observed), batch(now, *texts))  # type: ignore[arg-type]
+    cycle = monitor.cycle(seen(now, **observed), batch(now, *texts))
     return {(one.subject.name or "node", one.check): one.verdict for one in cycle.health.problems}
 
 

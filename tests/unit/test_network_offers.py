@@ -31,7 +31,7 @@ def _vf(port: int, index: int, **changes: object) -> PciFunction:
         address, "15b3", "101e", "020000", "mlx5_core", numa_node=port, iommu_group=f"{port}{index}",
         path=_path(port, address), is_vf=True, physfn=PF[port],
     )  # fmt: skip
-    return replace(found, **changes)  # type: ignore[arg-type]
+    return replace(found, **changes)
 
 
 def _path(port: int, address: str) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def _node(*, vfs: int = 4, **changes: object) -> NodeState:
             }
         ),
     )
-    return replace(state, **changes)  # type: ignore[arg-type]
+    return replace(state, **changes)
 
 
 def _sriov(selectors: object, **more: object) -> FunctionPool:
@@ -143,7 +143,7 @@ def test_a_function_for_a_virtual_machine_brings_its_group() -> None:
 
 
 def _with_netdev(state: NodeState, **changes: object) -> NodeState:
-    return replace(state, netdevs={**state.netdevs, NAMES[0]: replace(state.netdevs[NAMES[0]], **changes)})  # type: ignore[arg-type]
+    return replace(state, netdevs={**state.netdevs, NAMES[0]: replace(state.netdevs[NAMES[0]], **changes)})
 
 
 def test_functions_are_as_well_as_the_port_behind_them() -> None:
@@ -297,7 +297,7 @@ def test_functions_follow_the_gpus_and_gpus_the_functions() -> None:
     now = [0.0]
     pairing = Pairing(lambda: now[0])
     functions = _only(_sriov({}), _NODE)
-    near = functions.allocator.near  # type: ignore[attr-defined]
+    near = functions.allocator.near
     uuids = {one.uuid: one.pci_address for one in _NODE.gpus.values()}
     gpus = Offer("nvidia.com/gpu", (), _First())
     (nics,), (cards,) = near_gpus((functions,), pairing), near_ports((gpus,), pairing, uuids, near)

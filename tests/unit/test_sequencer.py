@@ -81,7 +81,7 @@ def busy_node() -> NodeState:
 
 def plan(*steps: Step, state: NodeState | None = None, **terms: object) -> Plan:
     options = {"services": (PERSISTENCED,), **terms}
-    return sequence([Wish(steps)], busy_node() if state is None else state, Terms(**options))  # type: ignore[arg-type]
+    return sequence([Wish(steps)], busy_node() if state is None else state, Terms(**options))
 
 
 def change(index: int) -> Step:

@@ -76,7 +76,7 @@ def test_no_bytes_break_the_reader_in_another_way(data: bytes) -> None:
 
 
 def _function(address: str, **fields: object) -> PciFunction:
-    return PciFunction(address, "15b3", "1021", "020000", **fields)  # type: ignore[arg-type]
+    return PciFunction(address, "15b3", "1021", "020000", **fields)
 
 
 def _state(*vfs: VirtualFunction, driver: str = "mlx5_core", group: str = "7", loaded: bool = True) -> NodeState:
@@ -140,7 +140,7 @@ def test_the_steps_survive_the_journal() -> None:
     steps: tuple[Step, ...] = (
         MakeVfs(subject=pci(PF), count=2, bind=False, known=(VF0,), **common),
         RemoveVfs(subject=pci(PF), count=2, addresses=(VF0, VF1), **common),
-        SetVf(subject=pci(VF1), wanted=(VfLinkState.ENABLE.value,), before=("auto",), **vf, **common),  # type: ignore[arg-type]
+        SetVf(subject=pci(VF1), wanted=(VfLinkState.ENABLE.value,), before=("auto",), **vf, **common),
         BindFunction(subject=pci(VF0), driver="vfio-pci", before="", **common),
         SetEts(subject=netdev("ens1"), wanted=((1, 2), (3,), (4,)), before=(), **common),
         KeepSetup(subject=netdev("ens1"), **common),

@@ -29,7 +29,7 @@ ONE, OTHER, MIG = "GPU-1", "GPU-2", "MIG-1"
 
 
 def gpu(uuid: str, index: int, **more: object) -> Gpu:
-    return replace(Gpu(uuid, index, index, f"0000:0{index}:00.0", "Tester", 1), **more)  # type: ignore[arg-type]
+    return replace(Gpu(uuid, index, index, f"0000:0{index}:00.0", "Tester", 1), **more)
 
 
 def divided() -> Gpu:
@@ -49,11 +49,11 @@ def node(*gpus: Gpu, modules: tuple[str, ...] = ("nvidia", "nvidia_uvm"), **more
         device_nodes={path: DeviceNode(path, 195, 0) for path in paths},
         kernel=KernelPolicy(boot_id="b1"),
     )
-    return replace(state, **more)  # type: ignore[arg-type]
+    return replace(state, **more)
 
 
 def outcomes(found: object) -> list[tuple[str, Outcome]]:
-    return [(one.subject, one.outcome) for one in found]  # type: ignore[attr-defined]
+    return [(one.subject, one.outcome) for one in found]
 
 
 def test_the_driver_passes_for_each_gpu_and_fails_for_the_one_that_does_not_answer() -> None:

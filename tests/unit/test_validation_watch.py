@@ -69,7 +69,7 @@ class Ward:
         return {one.outcome for one in self.watch.latest().of(proof)}
 
     def section(self, **more: object) -> None:
-        self.watch.spec = NodeSpec(version=1, validation=replace(Section(), **more))  # type: ignore[arg-type]
+        self.watch.spec = NodeSpec(version=1, validation=replace(Section(), **more))
 
 
 CONVERGED = Status(

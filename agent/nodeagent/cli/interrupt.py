@@ -25,7 +25,7 @@ class Interrupt:
         for number, handler in self._before:
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal handler signature
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)

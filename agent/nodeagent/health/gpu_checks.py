@@ -43,7 +43,7 @@ def check_gpus(look: Look) -> Iterator[Finding]:
             yield from check(look, subject, sample)
 
 
-def _recovery(look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:  # noqa: ARG001 - one signature
+def _recovery(_look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:
     value = sample.fields.get(RECOVERY_ACTION)
     if value is None:
         return
@@ -83,7 +83,7 @@ def _ecc(look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:
         yield ok(gpu, "ecc", f"none uncorrectable since the driver was loaded, {ever or 0:.0f} ever")
 
 
-def _sram(look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:  # noqa: ARG001 - one signature
+def _sram(_look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:
     exceeded = sample.sram_threshold_exceeded
     if exceeded is None:
         return
@@ -245,7 +245,7 @@ def _troubles(fabric: Fabric) -> str:
     return "".join(f", {name}" for shift, name in _HEALTH_GROUPS if fabric.health_mask >> shift & 3 == 1)
 
 
-def _pcie_link(look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:  # noqa: ARG001 - one signature
+def _pcie_link(_look: Look, gpu: Subject, sample: GpuSample) -> Iterator[Finding]:
     width, widest = sample.pcie_width, sample.pcie_width_max
     if not width or not widest:
         return

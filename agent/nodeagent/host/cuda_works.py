@@ -5,7 +5,7 @@ The sums are whole numbers below 2^24, which 32-bit floating point holds exactly
 
 from __future__ import annotations
 
-import random
+import os
 import time
 from array import array
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def only(driver: CudaDriver, uuid: str, ordinal: int = 0) -> Any:
 
 def _memory(driver: CudaDriver, stack: ExitStack) -> dict[str, float]:
     """Random bytes to the device, from there to another place on it, and back."""
-    data = random.randbytes(MEMORY_BYTES)  # noqa: S311 - a pattern, not a secret
+    data = os.urandom(MEMORY_BYTES)
     here = stack.enter_context(driver.memory(MEMORY_BYTES))
     there = stack.enter_context(driver.memory(MEMORY_BYTES))
     up = _rate(lambda: driver.upload(here, data), MEMORY_BYTES)
@@ -94,7 +94,7 @@ def peer(driver: CudaDriver, trial: Trial) -> TrialResult:
     """A copy from the first device to the second; over NVLink or PCIe where they reach each other, else by the host."""
     source, target = (only(driver, uuid, place) for place, uuid in enumerate(trial.uuids))
     direct = bool(driver.out("int", "cuDeviceCanAccessPeer", target, source))
-    data = random.randbytes(MEMORY_BYTES)  # noqa: S311 - a pattern, not a secret
+    data = os.urandom(MEMORY_BYTES)
     with driver.context(source) as here, driver.memory(MEMORY_BYTES) as origin:
         driver.upload(origin, data)
         with driver.context(target) as there, driver.memory(MEMORY_BYTES) as copy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
+from typing import Any
 
 from nodeagent.host.netlink_codec import attribute, attributes, nest, text
 from nodeagent.state.qos import PRIORITIES, AppEntry, DcbState, Eight, Ets, Pfc, PortBuffer
@@ -92,13 +93,13 @@ def encode_app(netdev: str, entries: Iterable[AppEntry], *, delete: bool = False
 def decode_get(body: bytes) -> DcbState:
     """The answer to `encode_get`. ValueError where it is not one; attributes of other kernels are passed over."""
     tops = dict(attributes(_after_head(body)))
-    fields: dict[str, object] = {}
+    fields: dict[str, Any] = {}
     for kind, payload in attributes(tops.get(Attribute.IEEE, b"")):
         if kind in _READERS:
             name, read = _READERS[kind]
             fields[name] = _sized(read, payload)
     dcbx = tops.get(Attribute.DCBX)
-    return DcbState(dcbx=dcbx[0] if dcbx else None, **fields)  # type: ignore[arg-type]
+    return DcbState(dcbx=dcbx[0] if dcbx else None, **fields)
 
 
 def decode_status(body: bytes, command: Command) -> int:

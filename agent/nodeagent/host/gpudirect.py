@@ -9,7 +9,6 @@ ibv_reg_mr(3), ibv_reg_dmabuf_mr(3), rdma-core pyverbs/mr.pyx.
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -127,7 +126,7 @@ def _reason(error: Exception) -> str:
 
 
 def _to_gpu(driver: CudaDriver, ends: _Ends, address: int) -> None:
-    data = random.randbytes(SIZE_BYTES)  # noqa: S311 - a pattern, not a secret
+    data = os.urandom(SIZE_BYTES)
     driver.call("cuMemsetD8_v2", address, 0, SIZE_BYTES)
     driver.call("cuCtxSynchronize")
     ends.host.mr.write(data, SIZE_BYTES)
@@ -138,7 +137,7 @@ def _to_gpu(driver: CudaDriver, ends: _Ends, address: int) -> None:
 
 def _from_gpu(driver: CudaDriver, ends: _Ends, address: int) -> float:
     """Bits per second of writes from the GPU's memory into the host's, one after the other."""
-    data = random.randbytes(SIZE_BYTES)  # noqa: S311 - a pattern, not a secret
+    data = os.urandom(SIZE_BYTES)
     driver.upload(address, data)
     driver.call("cuCtxSynchronize")
     local, remote = (ends.memory.address, ends.memory.region.lkey), (ends.host.mr.buf, ends.host.mr.rkey)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -261,7 +261,10 @@ class ModuleIndex:
 
 def file_info(name: str, pairs: dict[str, list[str]], imports: tuple[tuple[str, int], ...]) -> FileInfo:
     """The facts among the pairs of a `.modinfo` section; libkmod adds those on the signature to them."""
-    first: Callable[[str], str] = lambda key: pairs.get(key, [""])[0]  # noqa: E731
+
+    def first(key: str) -> str:
+        return pairs.get(key, [""])[0]
+
     described = [text.partition(":")[0] for key in ("parm", "parmtype") for text in pairs.get(key, [])]
     return FileInfo(
         name=name,

@@ -252,10 +252,10 @@ def _lane_info(wire: Wire, found: Any) -> LaneInfo:
     problem = "its end of the connection is not described as expected"
     kinds = {"str": str, "int": int}
     values = found if isinstance(found, dict) else {}
-    wanted = {entry.name: values.get(entry.name) for entry in fields(LaneInfo)}
+    wanted: dict[str, Any] = {entry.name: values.get(entry.name) for entry in fields(LaneInfo)}
     if not all(type(wanted[entry.name]) is kinds[str(entry.type)] for entry in fields(LaneInfo)):
         raise HostError(OPERATION, wire.name, problem, "install the same version on both")
-    info = LaneInfo(**wanted)  # type: ignore[arg-type]
+    info = LaneInfo(**wanted)
     try:
         IPv6Address(info.gid)
     except ValueError as error:

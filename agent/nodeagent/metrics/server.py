@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         return "nodeagent"
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
+    def log_message(self, *_: object) -> None:
         """Scrapes are not news."""
 
 
@@ -149,7 +149,7 @@ class _Server(socketserver.ThreadingTCPServer):
         with suppress(OSError):
             socket.socket.shutdown(request, socket.SHUT_RDWR)  # past TLS, whose farewell could block
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
+    def handle_error(self, _request: Any, client_address: Any) -> None:
         """A client that went away is its own affair; anything else is a defect and goes to the log."""
         error = sys.exception()
         if not isinstance(error, OSError):

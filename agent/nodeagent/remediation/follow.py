@@ -72,8 +72,7 @@ def _judged(
             outcome = _outcome(attempt, findings, now - attempt.ended >= limits.verify_seconds)
         if outcome is not attempt.outcome:
             told.append(Told(attempt.subject, f"{attempt.action}: {_TEXTS[outcome]}"))
-            attempt = replace(attempt, outcome=outcome)  # noqa: PLW2901 - the same attempt, judged
-        attempts.append(attempt)
+        attempts.append(replace(attempt, outcome=outcome))
     return tuple(attempts), tuple(told)
 
 

@@ -29,7 +29,7 @@ def _reason(decision: Decision) -> str:
     return "repair: " + ", ".join(dict.fromkeys(one.check for one in decision.findings))
 
 
-def _reset(decision: Decision, spec: NodeSpec, state: NodeState) -> Wish:  # noqa: ARG001 - as the others
+def _reset(decision: Decision, _spec: NodeSpec, state: NodeState) -> Wish:
     subject, unit = gpu(decision.subject.name), f"repair/{decision.subject.name}"
     found = state.gpus.get(decision.subject.name)
     if found is None:
@@ -59,7 +59,7 @@ def _instances(found: Gpu, unit: str) -> Iterator[Step]:
         )
 
 
-def _rebind(decision: Decision, spec: NodeSpec, state: NodeState) -> Wish:  # noqa: ARG001 - as the others
+def _rebind(decision: Decision, _spec: NodeSpec, state: NodeState) -> Wish:
     address = decision.subject.pci_address
     subject, unit = pci(address), f"repair/{address}"
     found = state.pci.get(address)
@@ -69,7 +69,7 @@ def _rebind(decision: Decision, spec: NodeSpec, state: NodeState) -> Wish:  # no
     return Wish((RebindNic(subject=subject, unit=unit, reason=_reason(decision), driver="", before=found.driver),))
 
 
-def _reload(decision: Decision, spec: NodeSpec, state: NodeState) -> Wish:  # noqa: ARG001 - as the others
+def _reload(_decision: Decision, spec: NodeSpec, state: NodeState) -> Wish:
     wish = plan_reload(spec.remediation.reload, state, spec)
     if wish.steps or wish.obstacles:
         return wish

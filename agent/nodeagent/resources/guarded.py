@@ -35,8 +35,8 @@ class AwaitConfirmation(Step):
     def apply(self, host: Host) -> None:
         """Nothing to do: it is waited for elsewhere."""
 
-    def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - waiting is never owed
-        return True
+    def satisfied(self, _state: NodeState) -> bool:
+        return True  # waiting is never owed
 
 
 def guarded_by(guard: Guard, state: NodeState) -> Mapping[str, str]:

@@ -28,8 +28,8 @@ class KeepSetup(Step):
     def apply(self, host: Host) -> None:
         """Nothing to do: the journal has it."""
 
-    def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - keeping is never owed
-        return True
+    def satisfied(self, _state: NodeState) -> bool:
+        return True  # keeping is never owed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,7 @@ class CreateGpuInstance(_OneGpuInstance):
     def apply(self, host: Host) -> None:
         host.nvml.create_gpu_instance(self.subject.name, self.profile, self.placement, self.compute)
 
-    def undo(self) -> Step:
+    def undo(self) -> Step | None:
         return self._as(DestroyGpuInstance)
 
     def satisfied(self, state: NodeState) -> bool:

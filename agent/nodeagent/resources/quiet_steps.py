@@ -77,8 +77,8 @@ class ResumeNvml(Step):
     def apply(self, host: Host) -> None:
         """Nothing to do: sessions are opened on demand."""
 
-    def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - a fresh worker is always allowed
-        return True
+    def satisfied(self, _state: NodeState) -> bool:
+        return True  # a fresh worker is always allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,5 +108,5 @@ class OfferGpu(Step):
     def apply(self, host: Host) -> None:
         host.offering.restore(self.subject.name)
 
-    def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - an agent that starts has withdrawn nothing
-        return True
+    def satisfied(self, _state: NodeState) -> bool:
+        return True  # an agent that starts has withdrawn nothing

@@ -37,8 +37,8 @@ class ResetGpu(Step):
     def apply(self, host: Host) -> None:
         host.nvml.reset_gpu(self.pci_address)
 
-    def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - a reset leaves nothing that one could look at
-        return False
+    def satisfied(self, _state: NodeState) -> bool:
+        return False  # a reset leaves nothing that one could look at
 
     @property
     def disturbs(self) -> Disturbs:
@@ -60,9 +60,9 @@ class RestoreGpuInstance(CreateGpuInstance):
     def __str__(self) -> str:
         return f"give back {self.profile} at {self.placement.start} on {self.subject.name}"
 
-    def undo(self) -> None:  # type: ignore[override]
+    def undo(self) -> Step | None:
         """What came back stays, whatever happens to the others."""
-        return
+        return None
 
     @property
     def irreplaceable(self) -> bool:
@@ -110,8 +110,8 @@ class DrainInSlurm(Step):
     def apply(self, host: Host) -> None:
         host.slurm.drain(self.subject.name, self.why)
 
-    def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - Slurm is not part of the node's state
-        return False
+    def satisfied(self, _state: NodeState) -> bool:
+        return False  # Slurm is not part of the node's state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,5 +124,5 @@ class LiftDrain(Step):
     def apply(self, host: Host) -> None:
         host.slurm.lift(self.subject.name)
 
-    def satisfied(self, state: NodeState) -> bool:  # noqa: ARG002 - Slurm is not part of the node's state
-        return False
+    def satisfied(self, _state: NodeState) -> bool:
+        return False  # Slurm is not part of the node's state

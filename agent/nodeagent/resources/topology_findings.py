@@ -50,7 +50,7 @@ def findings(state: NodeState, topology: Topology) -> tuple[Finding, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def gpus_without_rail(state: NodeState, topology: Topology) -> Iterator[Finding]:  # noqa: ARG001 - one signature
+def gpus_without_rail(state: NodeState, _topology: Topology) -> Iterator[Finding]:
     """Every GPU has a compute NIC of its own, unless there is none at all."""
     gpus, rails = gpus_of(state), rails_of(state)
     taken: dict[int, list[str]] = {}
@@ -69,7 +69,7 @@ def gpus_without_rail(state: NodeState, topology: Topology) -> Iterator[Finding]
             )
 
 
-def unequal_rails(state: NodeState, topology: Topology) -> Iterator[Finding]:  # noqa: ARG001 - one signature
+def unequal_rails(state: NodeState, _topology: Topology) -> Iterator[Finding]:
     """Collectives run at the speed of the slowest rail."""
     rates: dict[str, list[str]] = {}
     for rail in rails_of(state):
@@ -87,7 +87,7 @@ def _ports(state: NodeState, rail: Rail) -> list[str]:
     return [f"{port.link_layer} {port.rate}" for device in devices for port in device.ports]
 
 
-def unknown_numa(state: NodeState, topology: Topology) -> Iterator[Finding]:  # noqa: ARG001 - one signature
+def unknown_numa(state: NodeState, _topology: Topology) -> Iterator[Finding]:
     """Firmware tells the NUMA node of every GPU and NIC."""
     for found in (*gpus_of(state), *nics_of(state)):
         others = {other.path[:1] for other in (*gpus_of(state), *nics_of(state))}

@@ -215,7 +215,8 @@ class SimulatedLinks(SimulatedRoce):
         if refused:
             raise not_restored(netdev, refused)
 
-    def await_link(self, netdev: str, pci_address: str) -> None:  # noqa: ARG002 - it is there at once or never
+    def await_link(self, netdev: str, _pci_address: str) -> None:
+        """It is there at once or never."""
         if netdev not in self._kernel.state.interfaces:
             raise GoneError("wait for", netdev, "not there after its driver")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nodeagent.simulation.kernel_state import edited
 from nodeagent.simulation.reactions import rdma_slots
@@ -58,9 +58,9 @@ def _octet(text: str) -> int:
     return int(digits)
 
 
-def _marked(request: Write, **changes: str | int) -> KernelState:
+def _marked(request: Write, **changes: Any) -> KernelState:
     rdma = request.match["rdma"]
     if rdma not in [slot.rdma for slot in rdma_slots(request.state, request.profile)]:
         raise refused(errno.ENODEV)
-    found = vars(replace(marking_of(request.state, rdma), **changes))  # type: ignore[arg-type]
+    found = vars(replace(marking_of(request.state, rdma), **changes))
     return replace(request.state, markings=edited(request.state.markings, **{rdma: tuple(found.values())}))

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 
 from nodeagent.spec.document import Items, Mark, Node, Pairs, Text
 from nodeagent.spec.keys import Key, Limits, keys_of
-from nodeagent.spec.scalars import NULLS, Mismatch, did_you_mean, found, nearest, read_scalar
+from nodeagent.spec.scalars import NULLS, MismatchError, did_you_mean, found, nearest, read_scalar
 from nodeagent.spec.schema import NodeSpec
 
 Path = tuple[str | int, ...]
@@ -74,7 +74,7 @@ class Decoder:
         """What `node` stands for as `hint`; Wrong.VALUE if it cannot be read."""
         try:
             return self._typed(hint, node, path, limits)
-        except Mismatch as mismatch:
+        except MismatchError as mismatch:
             return self._wrong(node.mark, path, str(mismatch))
 
     def _wrong(self, mark: Mark, path: Path, problem: str) -> Wrong:
@@ -105,9 +105,9 @@ class Decoder:
 
     def _items(self, hint: Any, node: Node, path: Path, limits: Limits) -> Any:
         if not isinstance(node, Items):
-            raise Mismatch(f"expected a list, found {found(node)}" + _as_list(node))
+            raise MismatchError(f"expected a list, found {found(node)}" + _as_list(node))
         if len(node.items) < limits.least_items:
-            raise Mismatch("expected at least one item, found an empty list; remove the key for the default")
+            raise MismatchError("expected at least one item, found an empty list; remove the key for the default")
         values: list[Any] = []
         first: dict[str, int] = {}
         for index, item in enumerate(node.items):
@@ -121,7 +121,7 @@ class Decoder:
 
     def _table(self, hint: Any, node: Node, path: Path, limits: Limits) -> Any:
         if not isinstance(node, Pairs):
-            raise Mismatch(f"expected a mapping, found {found(node)}{_remedy(node)}")
+            raise MismatchError(f"expected a mapping, found {found(node)}{_remedy(node)}")
         table: dict[str, Any] = {}
         for name, item in self._pairs(node, path, limits):
             place = (*path, name)
@@ -149,10 +149,10 @@ class Decoder:
                 yield name, item
 
     def record(self, record: type, node: Node, path: Path) -> Any:
-        """An instance of one of the schema's dataclasses, with defaults where the file is wrong; raises Mismatch."""
+        """One of the schema's dataclasses, with defaults where the file is wrong; raises MismatchError."""
         if not isinstance(node, Pairs):
             known = ", ".join(key.name for key in keys_of(record))
-            raise Mismatch(f"expected a mapping, found {found(node)}{_remedy(node) or f'; its keys are {known}'}")
+            raise MismatchError(f"expected a mapping, found {found(node)}{_remedy(node) or f'; its keys are {known}'}")
         keys = {key.name: key for key in keys_of(record)}
         pairs = dict(self._pairs(node, path, Limits()))
         for name, mark in {written.text: written.mark for written, _ in node.pairs if written.text not in keys}.items():
@@ -190,7 +190,7 @@ def blank(hint: Any) -> Any:
 def _word(node: Text, limits: Limits) -> str:
     if node.text == limits.word:
         return node.text
-    raise Mismatch(f"expected {limits.word} or a list, found {found(node)}" + _as_list(node))
+    raise MismatchError(f"expected {limits.word} or a list, found {found(node)}" + _as_list(node))
 
 
 def _as_list(node: Node) -> str:

@@ -183,8 +183,8 @@ def _switched(given: Mapping[str, bool]) -> Mapping[str, Any]:
         file.rdma(*drivers)
         rdma = file.document["modules"]["rdma"]
         rdma |= {key: given[name] for name, key in (("user", "user_access"), ("ipoib", "ipoib")) if name in given}
-    modules = {"peermem": "auto"} if given.get("peermem") else {}
-    modules |= {name: True for name in ("gdrcopy", "gds") if given.get(name)}  # type: ignore[misc]
+    modules: dict[str, str | bool] = {"peermem": "auto"} if given.get("peermem") else {}
+    modules |= {name: True for name in ("gdrcopy", "gds") if given.get(name)}
     if modules:  # all of them stand on the NVIDIA driver
         file.document.setdefault("modules", {}).update({"nvidia": {}} | modules)
     if "roce" in given:

@@ -1,4 +1,4 @@
-"""Single values of the node file: one written text and the type the schema wants give a value or a Mismatch.
+"""Single values of the node file: one written text and the type the schema wants give a value or a MismatchError.
 
 What a text means depends on the key alone. YAML 1.1 would make `no` a boolean, 0x1 and 00:02:10 numbers; here they are
 that only where a boolean or number is wanted, and text as it is written everywhere else.
@@ -23,12 +23,12 @@ _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LONGEST_NUMBER = 18  # digits; longer ones are mistakes, and Python refuses to convert very long ones
 
 
-class Mismatch(ValueError):  # noqa: N818 - the decoder turns it into a problem; it never leaves the package
+class MismatchError(ValueError):
     """A value that is not what the schema wants: the text says what was expected and what was found."""
 
 
 def read_scalar(hint: Any, node: Node, limits: Limits) -> Any:
-    """The value of type `hint` (bool, int, float, str or a StrEnum) that `node` stands for; raises Mismatch."""
+    """The value of type `hint` (bool, int, float, str or a StrEnum) that `node` stands for; raises MismatchError."""
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return _choice(hint, node, limits)
     if hint is bool:
@@ -86,9 +86,9 @@ def _shortened(text: str) -> str:
 
 def _written(node: Node, expected: str) -> Text:
     if not isinstance(node, Text):
-        raise Mismatch(f"expected {expected}, found {found(node)}")
+        raise MismatchError(f"expected {expected}, found {found(node)}")
     if node.plain and (not node.text or node.text in NULLS):
-        raise Mismatch(f"expected {expected}, found nothing; give a value or remove the key")
+        raise MismatchError(f"expected {expected}, found nothing; give a value or remove the key")
     return node
 
 
@@ -97,7 +97,7 @@ def _choice(hint: type[StrEnum], node: Node, limits: Limits) -> StrEnum:
     expected = "one of " + ", ".join(choices)
     text = _written(node, expected).text
     if text not in choices:
-        raise Mismatch(f"expected {expected}, found {found(node)}{did_you_mean(text, choices)}")
+        raise MismatchError(f"expected {expected}, found {found(node)}{did_you_mean(text, choices)}")
     return hint(text)
 
 
@@ -105,9 +105,9 @@ def _boolean(node: Node) -> bool:
     written = _written(node, "true or false")
     word = written.text.lower()
     if word not in _TRUE | _FALSE:
-        raise Mismatch(f"expected true or false, found {found(node)}")
+        raise MismatchError(f"expected true or false, found {found(node)}")
     if not written.plain:
-        raise Mismatch(f"expected true or false, found {found(node)}; remove the quotes")
+        raise MismatchError(f"expected true or false, found {found(node)}; remove the quotes")
     return word in _TRUE
 
 
@@ -116,13 +116,13 @@ def _number(node: Node, limits: Limits, *, whole: bool) -> int | float:
     written = _written(node, expected)
     wrong = f"expected {expected}, found {found(node)}"
     if not (_WHOLE if whole else _DECIMAL).fullmatch(written.text) or len(written.text) > _LONGEST_NUMBER:
-        raise Mismatch(wrong)
+        raise MismatchError(wrong)
     if not written.plain:
-        raise Mismatch(wrong + "; remove the quotes")
+        raise MismatchError(wrong + "; remove the quotes")
     value = int(written.text) if whole else float(written.text)
     too_small = limits.minimum is not None and value < limits.minimum
     if too_small or (limits.maximum is not None and value > limits.maximum):
-        raise Mismatch(wrong)
+        raise MismatchError(wrong)
     return value
 
 
@@ -132,7 +132,7 @@ def _text(node: Node, limits: Limits) -> str:
     text = limits.canonical(_written(node, expected).text)
     if limits.choices and text not in limits.choices:
         near = did_you_mean(text, limits.choices)  # it says enough where the list is long
-        raise Mismatch(f"expected {(limits.expected if near else '') or listed}, found {found(node)}{near}")
+        raise MismatchError(f"expected {(limits.expected if near else '') or listed}, found {found(node)}{near}")
     if limits.pattern and not re.fullmatch(limits.pattern, text):
-        raise Mismatch(f"expected {expected}, found {found(node)}")
+        raise MismatchError(f"expected {expected}, found {found(node)}")
     return text

@@ -86,7 +86,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def stop(self) -> None:
         self._waker.close()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
         """A client that went away is its own affair; anything else is a defect and goes to the log."""
         error = sys.exception()
         if not isinstance(error, OSError):
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "control socket"
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class named it
+    def log_message(self, *_: object) -> None:
         """Requests are not logged; changes show in the status."""
 
     def do_GET(self) -> None:

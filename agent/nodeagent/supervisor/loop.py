@@ -101,7 +101,8 @@ class Supervisor:
     def __post_init__(self) -> None:
         self._started_with = self.spec
         self._ended = -EVENT_REST_SECONDS
-        self._backoff = Backoff(self.spec.loop.backoff_seconds, random.Random())  # noqa: S311 - spreads retries only
+        self._chance = random.SystemRandom()
+        self._backoff = Backoff(self.spec.loop.backoff_seconds, self._chance)
         self._stopping = False
         self._seen = fingerprint([self.status.identity.file])
         self._schedule = Schedule(time.monotonic(), {"start"})
@@ -229,7 +230,7 @@ class Supervisor:
     def _plan_next(self, started: float) -> None:
         """The next pass: after the interval, sooner where something waits; never sooner than asked meanwhile."""
         now = time.monotonic()
-        seconds = self.spec.loop.interval_seconds * (1 + random.uniform(-JITTER, JITTER))  # noqa: S311
+        seconds = self.spec.loop.interval_seconds * (1 + self._chance.uniform(-JITTER, JITTER))
         last = self.status.last
         unread = last is not None and any(item.what.startswith("GPU") for item in last.outcome.state.unknown)
         if self.status.trouble or unread or (last and not last.outcome.plan.converged):

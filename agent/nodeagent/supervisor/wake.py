@@ -78,13 +78,12 @@ class Waker:
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._reload)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal handler signature
-        del number
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
         self.wake(Wake.STOP)
 
-    def _reload(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal handler signature
+    def _reload(self, _number: int, _frame: FrameType | None) -> None:
         self.wake(Wake.RELOAD)
 
     def close(self) -> None:
