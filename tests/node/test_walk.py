@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nodeagent.plan.adopting import adopt_node
 from nodeagent.plan.journal import Journal
 from sim_node import PERSISTENCED, SimNode, sim_node, text_of
 
@@ -114,6 +115,7 @@ def test_every_state_is_reached_from_every_other(tmp_path: Path, seed: int) -> N
             assert not outcome.failures, (text, [str(failure) for failure in outcome.failures])
             assert outcome.plan.converged, (text, text_of(outcome.plan))
             assert_settled(node, text)
+            assert adopt_node(node.observer).differences == ()
             assert is_serving(node, services)
 
 

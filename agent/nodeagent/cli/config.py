@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.output import emit
+from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import SpecProblem
 from nodeagent.host.paths import NODE_FILE
 
@@ -18,6 +19,7 @@ EXAMPLES = """\
 examples:
   nodeagent config validate /etc/nodeagent/node.yaml
   nodeagent config example dgx-a100 > node.yaml
+  nodeagent config adopt > node.yaml
   nodeagent config import config.json > node.yaml
   nodeagent config schema > node.schema.json
 """
@@ -36,8 +38,10 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     _add(verbs, common, "show", "print a node file with all defaults filled in", show)
     _add(verbs, common, "example", "print a commented node file", example)
     _add(verbs, common, "schema", "print the JSON Schema of the node file", schema)
+    _add(verbs, common, "adopt", "print a node file that says this node as it is now", adopt)
     _add(verbs, common, "import", "print a node file made from another program's file", import_)
     _add(verbs, common, "reference", "print the reference page of the node file (Markdown)", reference)
+    add_target_options(verbs.choices["adopt"])
     verbs.choices["import"].add_argument("file", metavar="FILE", help="the other program's file, - for standard input")
     verbs.choices["validate"].add_argument("files", metavar="FILE", nargs="+", help="node file, - for standard input")
     verbs.choices["show"].add_argument(
@@ -66,6 +70,14 @@ _EPILOGS = {
     "show": "examples:\n  nodeagent config show\n  nodeagent config show -o json node.yaml",
     "example": "examples:\n  nodeagent config example --list\n  nodeagent config example dgx-a100 > node.yaml",
     "schema": "examples:\n  nodeagent config schema > node.schema.json",
+    "adopt": (
+        "For a machine that is set up already: modules, MIG layouts, links and QoS of RDMA NICs, RoCE defaults and\n"
+        "virtual functions as they are become what is wanted, and nothing is touched. The file is compared with the\n"
+        "node before it is printed; what would be changed all the same is a comment at its head, and exit code 3.\n"
+        "Addresses, routes and settings that no comment speaks of are left alone; take out what is not to be kept.\n\n"
+        "examples:\n  nodeagent config adopt > node.yaml\n  nodeagent config adopt --simulate dgx-a100\n"
+        "  nodeagent plan --file node.yaml"
+    ),
     "import": (
         "Reads config.json of the RDMA shared device plugin (also in a ConfigMap), NicConfigurationTemplate,\n"
         "SriovNetworkNodePolicy, and lines such as roce_enable=true or openib.conf's. What has no counterpart is a\n"
@@ -152,3 +164,18 @@ def import_(arguments: argparse.Namespace) -> int:
     lines = [f"# {remark}" for remark in imported.remarks]
     emit(document, arguments.output, lambda: "\n".join([*lines, render.render(imported.document).rstrip()]))
     return 0
+
+
+def adopt(arguments: argparse.Namespace) -> int:
+    """Exit 3 when a plan made from the file would not be empty, which its head then says."""
+    from nodeagent.cli.convergence import NOT_AS_WISHED  # noqa: PLC0415 - brings the planner in
+    from nodeagent.plan.adopting import adopt_node  # noqa: PLC0415 - the only one of these verbs that reads the node
+    from nodeagent.spec.render import render  # noqa: PLC0415 - brings YAML in
+
+    target = target_of(arguments)
+    with target.observer() as observer:
+        found = adopt_node(observer)
+    title = "\n".join((f"{target.title} as it was found.", *(f"Not so: {one}" for one in found.differences)))
+    document = {"document": found.document, "differences": list(found.differences)}
+    emit(document, arguments.output, lambda: render(found.document, notes=found.notes, title=title).rstrip())
+    return NOT_AS_WISHED if found.differences else 0
