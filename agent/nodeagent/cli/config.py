@@ -168,9 +168,9 @@ def import_(arguments: argparse.Namespace) -> int:
 
 def adopt(arguments: argparse.Namespace) -> int:
     """Exit 3 when a plan made from the file would not be empty, which its head then says."""
-    from nodeagent.cli.convergence import NOT_AS_WISHED  # noqa: PLC0415 - brings the planner in
-    from nodeagent.plan.adopting import adopt_node  # noqa: PLC0415 - the only one of these verbs that reads the node
-    from nodeagent.spec.render import render  # noqa: PLC0415 - brings YAML in
+    from nodeagent.cli.convergence import NOT_AS_WISHED
+    from nodeagent.plan.adopting import adopt_node
+    from nodeagent.spec.render import render
 
     target = target_of(arguments)
     with target.observer() as observer:
