@@ -11,7 +11,7 @@ NodeAgentError
 │  └─ DeadlineError      no answer in time: the driver may hang               exit 7
 ├─ NotConvergedError     applied, yet the plan is not empty                    exit 3, retryable
 ├─ BlockedError          something stands in the way; nothing was changed     exit 6
-├─ JournalError          the journal cannot be read: look before acting       exit 1
+├─ JournalError          the journal cannot be read: look before acting       exit 65
 └─ AlreadyRunningError   another agent holds the lock                          exit 75
 """
 
@@ -117,6 +117,8 @@ class BlockedError(NodeAgentError):
 
 class JournalError(NodeAgentError):
     """The journal of an earlier run cannot be read, so what is owed to the node is not known."""
+
+    exit_code = 65  # EX_DATAERR of sysexits(3)
 
 
 class AlreadyRunningError(NodeAgentError):

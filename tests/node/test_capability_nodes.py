@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.cli import main
-from sim_node import sim_node
+from nodeagent.state.gpu import Placement
+from sim_node import Told, sim_node
 
 PROFILE = "gpu-server-4x-a100"
 MODULES = "modules: {nvidia: {}}\n"
@@ -27,6 +28,24 @@ def test_instances_get_their_nodes_and_only_they(tmp_path: Path, containers: str
         assert len(minors) == 4  # two GPU instances with one compute instance each
         for minor in minors:
             assert (folder / f"nvidia-cap{minor}").read_text().startswith("c ")
+
+
+@pytest.mark.parametrize("containers", ["", "cdi: {}\n"], ids=["alone", "with section cdi"])
+def test_a_layout_that_is_about_to_go_gets_no_nodes(tmp_path: Path, containers: str) -> None:
+    """Somebody divided the GPU another way, and nobody made its nodes: they would be made for nothing."""
+    with sim_node(tmp_path, PROFILE, "in-process") as node:
+        assert node.converge(MODULES + LAYOUT).plan.converged
+        uuid, told = node.uuid(0), Told()
+        for place in {row.placement for row in node.mig()[0].rows}:
+            node.host.nvml.destroy_gpu_instance(uuid, place)
+        node.host.nvml.create_gpu_instance(uuid, "1g.5gb", Placement(6, 1), ())
+        for path in Path(node.node.directory, "dev/nvidia-caps").glob("nvidia-cap*"):
+            path.unlink()
+        assert node.converge(MODULES + LAYOUT + containers, told).plan.converged
+        changes = [line for line in told.lines if "device node" in line or "1g.5gb" in line]
+        assert [line for line in changes if "make device node /dev/nvidia-caps" in line]
+        assert "destroy 1g.5gb" in changes[0], changes
+        assert sum("make device node" in line for line in changes) == 4, changes
 
 
 def test_nodes_are_left_alone_without_the_driver_section(tmp_path: Path) -> None:

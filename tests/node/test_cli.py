@@ -145,7 +145,7 @@ def test_modules_list_load_unload_reload(cli: Cli) -> None:
     assert cli("modules", "load", "gdrdrv") == 0
     assert cli("modules", "reload", "nvidia", "--dry-run") == 0
     assert cli.out.index("unload module nvidia_uvm") < cli.out.index("load module nvidia ")
-    assert cli("modules", "unload", "no_such_module", "-o", "json") in (0, 3)
+    assert cli("modules", "unload", "no_such_module", "-o", "json") == 2
     assert cli("apply", file=True) == 0
 
 
@@ -254,11 +254,11 @@ def test_a_second_instance_is_exit_75(cli: Cli) -> None:
         assert cli("simulate", "remove") == 75
 
 
-def test_a_truncated_journal_is_exit_1_with_its_place(cli: Cli) -> None:
+def test_a_truncated_journal_is_exit_65_with_its_place(cli: Cli) -> None:
     journal = cli.root / JOURNAL.lstrip("/")
     journal.write_text('{"checksum": "5bd1e9')
     for verb in ("plan", "check", "apply"):
-        assert cli(verb, file=True) == 1
+        assert cli(verb, file=True) == 65
         assert f"read journal {journal}: " in cli.err
         assert "line 1, byte" in cli.err
         assert "then remove the file" in cli.err

@@ -84,6 +84,15 @@ def test_an_xid_is_seen_explained_and_kept(agent: Agent, node: SimulatedNode) ->
     wait_for(agent, set())
 
 
+def test_the_errors_of_a_switch_can_be_acknowledged(agent: Agent, node: SimulatedNode) -> None:
+    node.kernel.log("nvidia-nvswitch2: SXid (PCI:0000:c6:00.0): 20034, Fatal, Link 28 LTSSM Fault Up")
+    wait_for(agent, {"xid"})
+    code, text = verb(agent, "health", "--acknowledge", "nvswitch9")
+    assert (code, text) == (2, "")
+    assert verb(agent, "health", "--acknowledge", "nvswitch2")[0] == 0
+    wait_for(agent, set())
+
+
 def test_metrics_tell_the_same(agent: Agent) -> None:
     address = agent.status()["metrics"]
     with urllib.request.urlopen(f"http://{address}/metrics") as answer:
@@ -130,7 +139,7 @@ def test_a_report_has_everything_and_no_secrets(agent: Agent, tmp_path: Path) ->
         "missing.json",
     }
     assert not any("abcdef" in text or "very-secret" in text for text in texts)
-    assert verb(agent, "report", "--output-file", str(path))[0] == 8
+    assert verb(agent, "report", "--output-file", str(path))[0] == 2
 
 
 def test_without_an_agent_health_looks_itself(tmp_path: Path) -> None:

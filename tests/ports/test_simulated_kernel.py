@@ -258,6 +258,17 @@ def test_placeholder_written_by_hand_counts(rig):
         assert errno_of(rig.kernel.remove, "nvidia") == errno.EAGAIN
 
 
+def test_a_switch_lets_go_of_the_driver_as_a_gpu_does(rig):
+    """The driver of the GPUs drives NVSwitches as well, and they have no minor."""
+    rig.load("nvidia")
+    switch = rig.kernel.profile.switches[0].pci_address
+    assert rig.kernel.state.drivers[switch] == "nvidia"
+    rig.kernel.write(f"{SYS}/{switch}/driver/unbind", switch)
+    assert switch not in rig.kernel.state.drivers
+    rig.kernel.write("/sys/bus/pci/drivers/nvidia/bind", switch)
+    assert rig.kernel.state.drivers[switch] == "nvidia"
+
+
 def test_pinned_reference_has_no_holder(rig):
     rig.load("nvidia")
     rig.kernel.pin("nvidia", 2)

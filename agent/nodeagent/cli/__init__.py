@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nodeagent.cli.parsing import Parser
 from nodeagent.errors import NodeAgentError
 
 # verb -> (module, one line for the overview); the module's `register` adds the parser.
@@ -43,7 +44,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
 EPILOG = """\
 exit codes:
   0 done, nothing to do    1 failed               2 wrong usage or node file   3 node is not as the file says
-  6 blocked, nothing done  7 no answer in time    8 not permitted              75 another agent is running
+  6 blocked, nothing done  7 no answer in time    8 not permitted              65 the journal is damaged
+  75 another agent is running
 
 examples:
   nodeagent run --simulate dgx-a100
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser with the verb of these words, or of the line that a shell completes; names only without a verb."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nodeagent",
         description="Makes a Linux node with NVIDIA GPUs and RDMA NICs what one file says, and keeps it so.",
         epilog=EPILOG,

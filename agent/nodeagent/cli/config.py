@@ -15,6 +15,7 @@ from nodeagent.host.paths import NODE_FILE
 if TYPE_CHECKING:
     from nodeagent.spec.reader import Reading
 
+IMPORTED = "a file of another program (`nodeagent config import --help` names them), or - for standard input"
 EXAMPLES = """\
 examples:
   nodeagent config validate /etc/nodeagent/node.yaml
@@ -158,7 +159,7 @@ def import_(arguments: argparse.Namespace) -> int:
     from nodeagent.spec import importing, reader, render
 
     name = "standard input" if arguments.file == "-" else arguments.file
-    text = sys.stdin.read() if arguments.file == "-" else reader.read_text(arguments.file)
+    text = sys.stdin.read() if arguments.file == "-" else reader.read_text(arguments.file, IMPORTED)
     imported = importing.import_text(text, name)
     document = {"document": imported.document, "remarks": [remark._asdict() for remark in imported.remarks]}
     lines = [f"# {remark}" for remark in imported.remarks]

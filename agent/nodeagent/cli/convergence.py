@@ -12,7 +12,7 @@ from typing import Any
 from nodeagent.cli.interrupt import Interrupt
 from nodeagent.cli.output import Style, count, emit, style_for, subject_text, warn, with_short_gpus
 from nodeagent.cli.progress import Progress
-from nodeagent.cli.render import plan_text
+from nodeagent.cli.render import AS_THE_FILE_SAYS, plan_text
 from nodeagent.cli.target import add_file_option, add_target_options, agents_nvml, spec_of, target_of
 from nodeagent.errors import BlockedError, UsageError
 from nodeagent.plan.convergence import Goal, Outcome, converge, goal_of, survey_owed
@@ -137,8 +137,7 @@ def carry_out(
         outcome = cycle(goal, context)
     if interrupt.asked:
         warn("stopped as asked; what was half done is undone, what was taken away is back")
-    style, title = style_for(arguments, sys.stdout), target_of(arguments).title
-    emit(outcome_document(outcome), arguments.output, lambda: _outcome_text(outcome, title, style))
+    emit(outcome_document(outcome), arguments.output, lambda: _outcome_text(outcome, arguments))
     return exit_code(outcome)
 
 
@@ -174,7 +173,13 @@ def direct_status(arguments: argparse.Namespace) -> int:
 def show_plan(plan: Plan, state: NodeState, arguments: argparse.Namespace) -> None:
     document = plan_document(plan)
     style, title = style_for(arguments, sys.stdout), target_of(arguments).title
-    emit(document, arguments.output, lambda: plan_text(document, style, title, gpu_indices(state)))
+    emit(document, arguments.output, lambda: plan_text(document, style, title, gpu_indices(state), _wished(arguments)))
+
+
+def _wished(arguments: argparse.Namespace) -> str:
+    """What an empty plan means: `wished` says it where it is not the node file that decides."""
+    text: str = getattr(arguments, "wished", AS_THE_FILE_SAYS)
+    return text
 
 
 def gpu_indices(state: NodeState) -> dict[str, int]:
@@ -219,10 +224,12 @@ def _check_text(plan: Plan, state: NodeState, style: Style) -> str:
     return "\n".join([style("warn", count(len(lines), "difference")), *folded])
 
 
-def _outcome_text(outcome: Outcome, title: str, style: Style) -> str:
+def _outcome_text(outcome: Outcome, arguments: argparse.Namespace) -> str:
+    style, title, wished = style_for(arguments, sys.stdout), target_of(arguments).title, _wished(arguments)
     indices = gpu_indices(outcome.state)
     lines = [style("bad", with_short_gpus(f"failed: {failure}", indices)) for failure in outcome.failures]
     if outcome.plan.converged:
         done = f"{count(outcome.steps_taken, 'step')} done" if outcome.steps_taken else "nothing to do"
-        return "\n".join([*lines, style("bold", title) + ": " + style("good", f"{done}, the node is as the file says")])
-    return "\n".join([*lines, plan_text(plan_document(outcome.plan), style, title, indices)])
+        remarks = [] if outcome.steps_taken else [style("dim", f"note: {remark}") for remark in outcome.plan.remarks]
+        return "\n".join([*lines, style("bold", title) + ": " + style("good", f"{done}, {wished}"), *remarks])
+    return "\n".join([*lines, plan_text(plan_document(outcome.plan), style, title, indices, wished)])

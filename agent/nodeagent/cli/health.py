@@ -59,7 +59,9 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--nagios", action="store_true", help="exit codes 0 to 3, as Nagios and node-problem-detector")
     parser.add_argument("--explain", metavar="XID|CHECK", default="", help="what an Xid, an SXid or a check means")
-    parser.add_argument("--acknowledge", metavar="GPU", default="", help="the errors of this GPU are dealt with")
+    parser.add_argument(
+        "--acknowledge", metavar="GPU|SWITCH", default="", help="the errors of this GPU or NVSwitch are dealt with"
+    )
     add_file_option(parser)
     add_target_options(parser)
     parser.set_defaults(run=run)
@@ -199,17 +201,30 @@ def _acknowledge(arguments: argparse.Namespace, target: Target) -> int:
     from nodeagent.host.history import Entry, History
     from nodeagent.state.health import EventKind, HealthEvent
 
-    health = look(arguments, target)
-    gpus = sorted({one.subject for one in health.findings if one.subject.kind is SubjectKind.GPU}, key=_by_address)
-    gpu = _gpu(arguments.acknowledge, gpus)
+    subject = _of_errors(arguments.acknowledge, look(arguments, target))
     history = History(target.root)
     try:
-        event = HealthEvent(time.time(), EventKind.ACTION, gpu, "its errors were acknowledged", "xid")
+        event = HealthEvent(time.time(), EventKind.ACTION, subject, "its errors were acknowledged", "xid")
         history.record(Entry((event,)))
     finally:
         history.close()
-    emit({"acknowledged": gpu.name}, arguments.output, lambda: f"errors of {name_of(gpu)} are acknowledged")
+    emit({"acknowledged": subject.name}, arguments.output, lambda: f"errors of {name_of(subject)} are acknowledged")
     return 0
+
+
+def _of_errors(name: str, health: Health) -> Subject:
+    """A GPU, or an NVSwitch by the name or the address that its finding has. UsageError for anything else."""
+    subjects = sorted({one.subject for one in health.findings}, key=_by_address)
+    switches = [one for one in subjects if one.kind is SubjectKind.NVSWITCH]
+    for switch in switches:
+        if name in (switch.name, switch.pci_address):
+            return switch
+    try:
+        return _gpu(name, [one for one in subjects if one.kind is SubjectKind.GPU])
+    except UsageError as error:
+        told = ", ".join(one.name for one in switches) or "none"
+        text = str(error).removeprefix("--gpu ")
+        raise UsageError(f"--acknowledge {text}; NVSwitches with errors: {told}") from error
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from nodeagent.cli.convergence import override
 from nodeagent.cli.target import Target, spec_of
@@ -30,6 +32,8 @@ from nodeagent.state.gpu import Gpu, MigMode
 from nodeagent.state.node import NodeState
 
 STANDARD_INPUT = "-"
+AS_ASKED = "the layout is as asked"
+_ENTRY = re.compile(r"^mig\[\d+\](\.gpus)?: ")
 Entries = Callable[[NodeState], tuple[MigEntry, ...]]
 Places = Callable[[NodeState], Mapping[str, str]]
 
@@ -38,12 +42,14 @@ Places = Callable[[NodeState], Mapping[str, str]]
 class Source:
     """The entries as a function of the GPUs there are, and the node file with the policies (its defaults if none).
 
-    `places` is where a file says what a GPU is to be, by its UUID.
+    `places` is where a file says what a GPU is to be, by its UUID. `called` is what the entries stand for in messages:
+    an option, or a file; "" where they are the node file's own.
     """
 
     entries: Entries
     spec: NodeSpec
     places: Places = lambda _state: {}
+    called: str = ""
 
     def goal(self, arguments: argparse.Namespace, own_pids: tuple[int, ...] = ()) -> Goal:
         """Only the MIG section; what the entries say about drift does not bind an operator."""
@@ -53,7 +59,8 @@ class Source:
 
         def wishes(state: NodeState) -> tuple[Wish, ...]:
             entries = tuple(_for_now(entry, mode_only=mode_only) for entry in self.entries(state))
-            return (_placed(mig.plan(replace(self.spec, mig=entries), state), self.places(state)),)
+            wish = mig.plan(replace(self.spec, mig=entries), state)
+            return (_placed(_called(wish, self.called), self.places(state)),)
 
         return Goal(wishes, names_of_interest(self.spec), terms)
 
@@ -62,14 +69,16 @@ def source_of(arguments: argparse.Namespace, target: Target) -> Source:
     """What the arguments ask for: words or a layout by name first, then the file named, then the node file."""
     if arguments.wants or arguments.layout:
         entry = _entry_of(arguments)
-        return Source(lambda _state: (entry,), _policies(target))
+        arguments.wished = AS_ASKED
+        return Source(lambda _state: (entry,), _policies(target), called=f"--gpus {arguments.gpus or ALL}")
     if not arguments.file:
         return _of_node_file(arguments, target)
     text, name = _given(arguments.file)
     if is_parted(text, name):
         config = parse_parted(text, name).config(arguments.config)
         places = partial(_parted_places, config)
-        return Source(lambda state: _parted_entries(config, state), _policies(target), places)
+        arguments.wished = f"the layout is as in {name}"
+        return Source(lambda state: _parted_entries(config, state), _policies(target), places, name)
     if arguments.config or arguments.file == STANDARD_INPUT:
         raise UsageError(_not_parted(arguments, name))
     return _of_node_file(arguments, target)
@@ -78,7 +87,9 @@ def source_of(arguments: argparse.Namespace, target: Target) -> Source:
 def checkpoint_source(arguments: argparse.Namespace, target: Target) -> Source:
     """The layout that a checkpoint holds."""
     document = read_checkpoint(arguments.file)
-    return Source(lambda state: entries_of(document, state.gpus.values(), arguments.file), _policies(target))
+    arguments.wished = f"the layout is as in {arguments.file}"
+    entries = partial(_checkpoint_entries, document, arguments.file)
+    return Source(entries, _policies(target), called=arguments.file)
 
 
 def selected(arguments: argparse.Namespace, state: NodeState) -> tuple[Gpu, ...]:
@@ -121,6 +132,18 @@ def _parted_entries(config: Sequence[PartedEntry], state: NodeState) -> tuple[Mi
 
 def _parted_places(config: Sequence[PartedEntry], state: NodeState) -> Mapping[str, str]:
     return places_for(config, state.gpus.values())
+
+
+def _checkpoint_entries(document: Mapping[str, Any], file: str, state: NodeState) -> tuple[MigEntry, ...]:
+    return entries_of(document, state.gpus.values(), file)
+
+
+def _called(wish: Wish, name: str) -> Wish:
+    """Messages with the user's own word for what the plan calls mig[0]; unchanged for the entries of a node file."""
+    if not name:
+        return wish
+    told = tuple(replace(one, problem=_ENTRY.sub(f"{name}: ", one.problem)) for one in wish.obstacles)
+    return replace(wish, obstacles=told)
 
 
 def _placed(wish: Wish, places: Mapping[str, str]) -> Wish:

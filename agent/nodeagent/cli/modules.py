@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from nodeagent.cli.convergence import BLOCKED, add_disruption_option, carry_out, override, show_plan
 from nodeagent.cli.output import emit, style_for
+from nodeagent.cli.parsing import nearest
 from nodeagent.cli.show import modules_text, observed
 from nodeagent.cli.target import Target, add_file_option, add_target_options, agents_nvml, spec_of, target_of
+from nodeagent.errors import UsageError
+from nodeagent.host.module_facts import read_modules
 from nodeagent.plan.convergence import Goal, once, survey
 from nodeagent.plan.model import Plan
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms
 from nodeagent.resources.base import Wish
 from nodeagent.resources.kernel_modules import names_of_interest
-from nodeagent.resources.module_sets import UNLOAD_ORDER
+from nodeagent.resources.module_sets import UNLOAD_ORDER, ModuleSet, canonical
 from nodeagent.resources.module_steps import UnloadModule
 from nodeagent.resources.module_verbs import plan_load, plan_reload, plan_unload
 from nodeagent.spec.schema import NodeSpec
@@ -61,7 +64,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
             verb.add_argument("--dry-run", action="store_true", help="show the plan and do nothing")
             add_file_option(verb)
             add_disruption_option(verb)
-            verb.set_defaults(run=run_change, partial=False)
+            verb.set_defaults(run=run_change, partial=False, wished="the modules are as asked")
 
 
 _FORMATTER = argparse.RawDescriptionHelpFormatter
@@ -80,6 +83,8 @@ def run_list(arguments: argparse.Namespace) -> int:
 def run_change(arguments: argparse.Namespace) -> int:
     target = target_of(arguments)
     spec = _spec(arguments, target)
+    if arguments.operation != "load":
+        _refuse_unknown(arguments.names, target)
     goal = _goal(arguments, spec, agents_nvml(target) if arguments.dry_run else ())
     if arguments.dry_run:
         with target.observer(spec.loop.nvml_deadline_seconds) as observer:
@@ -92,6 +97,24 @@ def run_change(arguments: argparse.Namespace) -> int:
 
     with target.lock(), target.observer(spec.loop.nvml_deadline_seconds) as observer:
         return carry_out(goal, observer, arguments, lambda goal, context: once(goal, proof, context))
+
+
+def _refuse_unknown(names: Sequence[str], target: Target) -> None:
+    """UsageError for a name that is no set, is not loaded and has no file: it is a slip then."""
+    with target.observer() as observer:
+        host = observer.host
+        loaded = read_modules(host.files)
+        known = {*ModuleSet, *loaded}
+        unknown = [name for name in names if canonical(name) not in known and not host.kmod.lookup(name)]
+    if unknown:
+        meant = nearest(canonical(unknown[0]), {*known, *UNLOAD_ORDER})
+        ours = [name for name in dict.fromkeys(UNLOAD_ORDER) if name in loaded]
+        there = ", ".join(ours or sorted(loaded)) or "none"
+        advice = f"did you mean {meant}? " if meant else ""
+        raise UsageError(
+            f"module {unknown[0]}: there is no such module or set; {advice}loaded are {there}; "
+            f"sets are {', '.join(ModuleSet)}"
+        )
 
 
 def _spec(arguments: argparse.Namespace, target: Target) -> NodeSpec:

@@ -14,15 +14,23 @@ _PHASES = (("quiesce", "quiesce"), ("acts", "act"), ("restore", "restore"))
 _WIDEST_STEP = 60
 _MANY = 3  # plain transitions in a row that are shown as one
 _STEP_COLUMN = 13  # where the step begins, behind the phase and the mark
+AS_THE_FILE_SAYS = "the node is as the file says"
 _NO_INDICES: Mapping[str, int] = MappingProxyType({})
 
 
 def plan_text(
-    document: Mapping[str, Any], style: Style, title: str = "plan", indices: Mapping[str, int] = _NO_INDICES
+    document: Mapping[str, Any],
+    style: Style,
+    title: str = "plan",
+    indices: Mapping[str, int] = _NO_INDICES,
+    wished: str = AS_THE_FILE_SAYS,
 ) -> str:
-    """What would be done, why, what it disturbs, what is in the way; `indices` are those of the GPUs by UUID."""
+    """What would be done, why, what it disturbs, what is in the way; `indices` are those of the GPUs by UUID.
+
+    `wished` is what an empty plan means.
+    """
     document = with_short_gpus(document, indices)
-    lines = [_headline(document, style, title)]
+    lines = [_headline(document, style, title, wished)]
     for name, transition in _titled(document["transitions"]):
         lines += ["", *_transition(name, transition, style)]
     if document["blocked"]:
@@ -38,9 +46,9 @@ def plan_text(
     return "\n".join(lines)
 
 
-def _headline(document: Mapping[str, Any], style: Style, title: str) -> str:
+def _headline(document: Mapping[str, Any], style: Style, title: str, wished: str) -> str:
     if document["converged"]:
-        return style("bold", title) + ": " + style("good", "nothing to do, the node is as the file says")
+        return style("bold", title) + ": " + style("good", f"nothing to do, {wished}")
     transitions = document["transitions"]
     done = [f"{count(document['steps'], 'step')} in {count(len(transitions), 'transition')}"] if transitions else []
     blocked = len(document["blocked"])

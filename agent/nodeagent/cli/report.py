@@ -19,7 +19,7 @@ from nodeagent import __version__
 from nodeagent.cli.health import node_of
 from nodeagent.cli.output import count, emit
 from nodeagent.cli.target import add_file_option, add_target_options
-from nodeagent.errors import DeniedError, GoneError, NodeAgentError
+from nodeagent.errors import DeniedError, GoneError, NodeAgentError, UsageError
 from nodeagent.host.control_client import agent_listens, ask
 
 if TYPE_CHECKING:
@@ -72,12 +72,22 @@ def run(arguments: argparse.Namespace) -> int:
     target = node_of(arguments)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = arguments.output_file or f"nodeagent-report-{platform.node()}-{stamp}.tar.gz"
+    _refuse_place(path)
     contents, missing = gather(target, arguments.file)
     contents["missing.json"] = json.dumps(missing, indent=2)
     _write(path, f"nodeagent-report-{stamp}", contents)
     document = {"file": os.path.abspath(path), "contents": sorted(contents), "missing": missing}
     emit(document, arguments.output, lambda: _text(document))
     return 0
+
+
+def _refuse_place(path: str) -> None:
+    """UsageError where no file can be made, before everything is gathered for it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UsageError(f"write {path}: there is no directory {folder}; make it, or name another with --output-file")
+    if os.path.lexists(path):
+        raise UsageError(f"write {path}: it is there already; name another with --output-file")
 
 
 def _text(document: dict[str, Any]) -> str:

@@ -52,7 +52,9 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         description="What the running agent reports; without one, a direct look. The only simulated node with a\n"
         "running agent is found by itself where none runs on this machine.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit codes: 0 converged, 3 not\n\nexamples:\n  nodeagent status\n  nodeagent status -o json",
+        epilog="exit codes: 0 converged, 3 not, 1 the node cannot be looked at,\n"
+        "65 the journal of an earlier run is damaged (the text says where, and what to do)\n\n"
+        "examples:\n  nodeagent status\n  nodeagent status -o json",
     )
     add_file_option(status)
     add_target_options(status)

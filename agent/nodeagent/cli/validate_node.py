@@ -132,11 +132,11 @@ def _asked(arguments: argparse.Namespace) -> frozenset[Proof]:
 def _round(arguments: argparse.Namespace, spec: NodeSpec, proofs: frozenset[Proof]) -> Round:
     from nodeagent.spec.containers import Cdi
     from nodeagent.spec.validation import Validation as Section
-    from nodeagent.supervisor.validation_facts import Round
+    from nodeagent.supervisor.validation_facts import Round, asks_for_rdma
 
     given = arguments.deadline
     deadline = (spec.validation or Section()).deadline_seconds if given is None else given
-    return Round(proofs, deadline, arguments.in_use, spec.cdi or Cdi())
+    return Round(proofs, deadline, arguments.in_use, spec.cdi or Cdi(), asks_for_rdma(spec))
 
 
 def _once(
@@ -146,7 +146,7 @@ def _once(
     from nodeagent.supervisor.validation_results import keep
     from nodeagent.validation.ready_files import bring, texts
 
-    facts = gather(observer, choice.cdi)
+    facts = gather(observer, choice.cdi, wants_rdma=choice.wants_rdma)
     found = prove(observer.host, facts, choice, simulated=simulated)
     keep(observer.host.files, found)
     if arguments.ready_files:

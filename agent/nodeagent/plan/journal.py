@@ -198,7 +198,8 @@ def _to_json(value: object) -> Any:
 def _from_json(document: Mapping[str, Any]) -> Any:
     kind = STEPS.get(document["type"]) or _VALUES[document["type"]]
     hints = get_type_hints(kind)
-    return kind(**{f.name: _field(document[f.name], hints[f.name]) for f in fields(kind)})
+    known = (f.name for f in fields(kind) if f.name in document)  # an older agent may not have had them all
+    return kind(**{name: _field(document[name], hints[name]) for name in known})
 
 
 def _field(value: Any, hint: Any) -> Any:

@@ -81,7 +81,15 @@ def _sort_out(steps: Sequence[Step], graph: Graph, terms: Terms) -> tuple[tuple[
         else:
             tasks.append(found)
             stuck |= _led_away(step, graph)
-    return _drop_half_units(tasks, blocked)
+    free, blocked_ = _drop_half_units(tasks, blocked)
+    return _without_outdated(free), blocked_
+
+
+def _without_outdated(tasks: tuple[_Task, ...]) -> tuple[_Task, ...]:
+    """Without units that rest on what another step changes: the next look tells what they come to, if to anything."""
+    moving = {task.step.subject for task in tasks if task.step.disturbs is Disturbs.GPU}
+    outdated = {task.step.unit for task in tasks if moving.intersection(task.step.rests_on)}
+    return tuple(task for task in tasks if task.step.unit not in outdated)
 
 
 def _refuse_guarded(

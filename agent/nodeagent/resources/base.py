@@ -64,6 +64,11 @@ class Step:
         return ()
 
     @property
+    def rests_on(self) -> tuple[Thing, ...]:
+        """What it was made from as observed: where the same plan changes that, its unit waits for the next look."""
+        return ()
+
+    @property
     def irreplaceable(self) -> bool:
         """Whether it brings back what nothing else knows of: owed, it stays owed until the node is seen to have it."""
         return False

@@ -15,7 +15,13 @@ from nodeagent.resources.cdi_specs import (
     rdma_content,
     render,
 )
-from nodeagent.resources.device_nodes import MakeDeviceNode, access, capability_nodes, wanted_nodes
+from nodeagent.resources.device_nodes import (
+    MakeDeviceNode,
+    access,
+    capability_nodes,
+    capability_owners,
+    wanted_nodes,
+)
 from nodeagent.resources.file_steps import RemoveCdiSpec, WriteCdiSpec, file_thing, text_in
 from nodeagent.spec.containers import Cdi, Component
 from nodeagent.spec.schema import NodeSpec
@@ -181,11 +187,12 @@ def _capability_nodes(spec: NodeSpec, state: NodeState) -> tuple[MakeDeviceNode,
     others = () if spec.modules and spec.modules.nvidia else wanted_nodes(state, access(parameters))
     wanted = {**capability_nodes(state), **{node.path: node for node in others}}  # with modules.nvidia they are its own
     missing = (node for path, node in wanted.items() if path not in state.device_nodes)
-    return tuple(_make(node) for node in missing)
+    owners = capability_owners(state)
+    return tuple(_make(node, owners.get(node.path, "")) for node in missing)
 
 
-def _make(node: DeviceNode) -> MakeDeviceNode:
+def _make(node: DeviceNode, of: str) -> MakeDeviceNode:
     return MakeDeviceNode(
         subject=device_node(node.path), unit="cdi/gpu", reason="containers need it",
-        major=node.major, minor=node.minor, mode=node.mode, uid=node.uid, gid=node.gid,
+        major=node.major, minor=node.minor, mode=node.mode, uid=node.uid, gid=node.gid, of=of,
     )  # fmt: skip

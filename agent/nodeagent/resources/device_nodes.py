@@ -17,7 +17,7 @@ from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.gpu import MigMode
 from nodeagent.state.node import NodeState
 from nodeagent.state.processes import DeviceNode
-from nodeagent.state.things import device_node
+from nodeagent.state.things import Thing, device_node, gpu
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Host
@@ -44,7 +44,10 @@ DYNAMIC: Mapping[str, tuple[tuple[str, int], ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MakeDeviceNode(Step):
-    """Create a character device node, or correct its number, mode and owner; `is_new`: nothing was there before."""
+    """Create a character device node, or correct its number, mode and owner; `is_new`: nothing was there before.
+
+    `of` is the UUID of the GPU whose MIG instance the node leads to, "" for any other node.
+    """
 
     major: int
     minor: int
@@ -52,6 +55,7 @@ class MakeDeviceNode(Step):
     uid: int = 0
     gid: int = 0
     is_new: bool = True
+    of: str = ""
 
     def __str__(self) -> str:
         verb = "make" if self.is_new else "correct"
@@ -70,6 +74,10 @@ class MakeDeviceNode(Step):
 
     def satisfied(self, state: NodeState) -> bool:
         return state.device_nodes.get(self.subject.name) == self.node()
+
+    @property
+    def rests_on(self) -> tuple[Thing, ...]:
+        return (gpu(self.of),) if self.of else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,16 +147,30 @@ def capability_nodes(state: NodeState) -> Mapping[str, DeviceNode]:
     major = state.majors.get(CAPS)
     if major is None:
         return {}
-    live = {
-        f"gpu{gpu.minor}/gi{instance.gi_id}{inner}"
-        for gpu in state.gpus.values()
-        if gpu.mig_mode is MigMode.ENABLED
-        for instance in gpu.instances
-        for inner in ("", *(f"/ci{one.ci_id}" for one in instance.compute_instances))
-    }
-    known = (state.capabilities[name] for name in sorted(live & set(state.capabilities)))
-    nodes = (DeviceNode(f"{DEV_NVIDIA_CAPS}/nvidia-cap{one.minor}", major, one.minor, one.mode) for one in known)
+    known = (state.capabilities[name] for name in sorted(_live(state)))
+    nodes = (DeviceNode(_capability_path(one.minor), major, one.minor, one.mode) for one in known)
     return {node.path: node for node in nodes}
+
+
+def capability_owners(state: NodeState) -> Mapping[str, str]:
+    """UUID of the GPU by the path of a node that leads to one of its MIG instances."""
+    return {_capability_path(state.capabilities[name].minor): uuid for name, uuid in _live(state).items()}
+
+
+def _live(state: NodeState) -> Mapping[str, str]:
+    """UUID of the GPU by the name of each capability of an instance that is there."""
+    live = {
+        f"gpu{one.minor}/gi{instance.gi_id}{inner}": one.uuid
+        for one in state.gpus.values()
+        if one.mig_mode is MigMode.ENABLED
+        for instance in one.instances
+        for inner in ("", *(f"/ci{compute.ci_id}" for compute in instance.compute_instances))
+    }
+    return {name: uuid for name, uuid in live.items() if name in state.capabilities}
+
+
+def _capability_path(minor: int) -> str:
+    return f"{DEV_NVIDIA_CAPS}/nvidia-cap{minor}"
 
 
 def gpu_minors(state: NodeState) -> tuple[int, ...]:
@@ -188,10 +210,10 @@ def _number(text: str | None, default: int) -> int:
 
 
 def _make(node: DeviceNode, state: NodeState) -> MakeDeviceNode:
-    found = state.device_nodes.get(node.path)
+    found, of = state.device_nodes.get(node.path), capability_owners(state).get(node.path, "")
     return MakeDeviceNode(
         subject=device_node(node.path), unit=UNIT, reason=difference(node, found), is_new=found is None,
-        major=node.major, minor=node.minor, mode=node.mode, uid=node.uid, gid=node.gid,
+        major=node.major, minor=node.minor, mode=node.mode, uid=node.uid, gid=node.gid, of=of,
     )  # fmt: skip
 
 

@@ -73,9 +73,9 @@ def _unbind(request: Write) -> KernelState:
     driver = request.state.drivers.get(address)
     if driver is None or groups.get("driver", driver) != driver or request.text.strip() != address:
         raise refused(errno.ENODEV)
-    number = DeviceNumber(195, -1)
-    if driver == "nvidia":
-        number = DeviceNumber(195, [slot.pci_address for slot in request.profile.gpus].index(address))
+    number, gpus = DeviceNumber(195, -1), [slot.pci_address for slot in request.profile.gpus]
+    if driver == "nvidia" and address in gpus:  # it drives NVSwitches too
+        number = DeviceNumber(195, gpus.index(address))
     elif driver == VFIO_PCI:
         number = vfio_number(request.profile, request.state, address)
     if number in request.opened:

@@ -60,7 +60,7 @@ def _compute_enumerator(name: str, instance: GpuInstance, profile: MigProfile) -
 
 def read_checkpoint(path: str) -> Mapping[str, Any]:
     """The document at `path`. SpecError where it is not a checkpoint of a version that is known."""
-    text = read_text(path)
+    text = read_text(path, "a checkpoint (JSON) as `nodeagent mig checkpoint --file` writes it")
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:

@@ -110,12 +110,12 @@ def _version_problem(root: Pairs, file: str) -> SpecProblem | None:
     return None
 
 
-def read_text(path: str) -> str:
-    """The text of a file an operator wrote; SpecError with the reason why it cannot be read."""
+def read_text(path: str, expected: str = "a YAML file") -> str:
+    """The text of a file an operator wrote; SpecError with the reason why it cannot be read, and what is `expected`."""
     try:
-        content = _read_bytes(path)
+        content = _read_bytes(path, expected)
     except OSError as error:
-        raise _unreadable(path, (error.strerror or str(error)).lower()) from error
+        raise _unreadable(path, (error.strerror or str(error)).lower(), expected) from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -125,13 +125,13 @@ def read_text(path: str) -> str:
         raise SpecError((SpecProblem(path, line, column, "", problem),)) from error
 
 
-def _read_bytes(path: str) -> bytes:
+def _read_bytes(path: str, expected: str) -> bytes:
     with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise _unreadable(path, "it is not a regular file")
+            raise _unreadable(path, "it is not a regular file", expected)
         content = file.read(LARGEST_BYTES + 1)
     if len(content) > LARGEST_BYTES:
-        raise _unreadable(path, f"it is larger than {LARGEST_BYTES} bytes")
+        raise _unreadable(path, f"it is larger than {LARGEST_BYTES} bytes", expected)
     return content
 
 
@@ -140,5 +140,5 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _unreadable(path: str, reason: str) -> SpecError:
-    return SpecError((SpecProblem(path, 0, 0, "", f"cannot be read: {reason}; expected a YAML file"),))
+def _unreadable(path: str, reason: str, expected: str) -> SpecError:
+    return SpecError((SpecProblem(path, 0, 0, "", f"cannot be read: {reason}; expected {expected}"),))

@@ -18,6 +18,7 @@ from nodeagent.resources.cdi_checks import Severity, findings
 from nodeagent.resources.container_query import query_for
 from nodeagent.resources.runtime_rules import ImpossibleError, Wanted, change_for
 from nodeagent.spec.containers import Cdi
+from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import CdiFile, Runtime
 from nodeagent.state.proofs import Finding, Proof, Trial, Validation, Work
 from nodeagent.supervisor.validation_rdma import gpudirect, rdma
@@ -25,6 +26,7 @@ from nodeagent.validation import checks, trials
 from nodeagent.validation.facts import Facts
 from nodeagent.validation.running import make
 
+MLX5 = "mlx5_core"
 NEEDS_GPUS = frozenset({Proof.CUDA, Proof.P2P, Proof.GPUDIRECT})
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*')
 
@@ -37,9 +39,10 @@ class Round:
     deadline_seconds: float = 60.0
     in_use: bool = False
     cdi: Cdi = field(default_factory=Cdi)
+    wants_rdma: bool = True
 
 
-def gather(observer: Observer, section: Cdi) -> Facts:
+def gather(observer: Observer, section: Cdi, *, wants_rdma: bool = True) -> Facts:
     """Everything but the trials. HostError where the node cannot be observed."""
     state = observer.observe(())
     state = observer.add_containers(state, query_for(section, runtimes=True))
@@ -56,7 +59,14 @@ def gather(observer: Observer, section: Cdi) -> Facts:
         nvidia_fs=host.files.read_optional(paths.PROC_NVIDIA_FS_VERSION),
         cufile_problem=cufile_problem(host.files.read_optional(paths.CUFILE_CONFIG)),
         ofed_ready=host.files.exists(paths.OFED_READY),
+        wants_rdma=wants_rdma,
     )
+
+
+def asks_for_rdma(spec: NodeSpec) -> bool:
+    """Whether modules of RDMA are missed where they are not loaded; a file without `modules` says nothing of it."""
+    modules = spec.modules
+    return modules is None or modules.rdma is not None or MLX5 in modules.named
 
 
 def _cdi_problems(files: Files, there: Sequence[CdiFile]) -> Mapping[str, str]:

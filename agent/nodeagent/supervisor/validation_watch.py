@@ -22,7 +22,7 @@ from nodeagent.spec.schema import NodeSpec
 from nodeagent.spec.validation import GpuTrials
 from nodeagent.state.proofs import Finding, Outcome, Proof, Trial, Validation
 from nodeagent.supervisor.status import Condition, Status
-from nodeagent.supervisor.validation_facts import Round, concluded, gather, wanted
+from nodeagent.supervisor.validation_facts import Round, asks_for_rdma, concluded, gather, wanted
 from nodeagent.supervisor.validation_results import keep, kept
 from nodeagent.validation.facts import Facts
 from nodeagent.validation.ready_files import bring, texts, withdraw
@@ -97,7 +97,7 @@ class ValidationWatch:
         if section is None or status.last is None or not self.hardware.acquire(timeout=PATIENCE_SECONDS):
             return
         try:
-            facts = gather(self.observer, self.spec.cdi or Cdi())
+            facts = gather(self.observer, self.spec.cdi or Cdi(), wants_rdma=asks_for_rdma(self.spec))
         finally:
             self.hardware.release()
         self._forget_other_drivers(facts)

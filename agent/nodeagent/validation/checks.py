@@ -90,6 +90,9 @@ def ofed(facts: Facts) -> Iterator[Finding]:
     elif facts.state.is_loaded("mlx5_core") or facts.ofed_ready:
         version = facts.state.modules["mlx5_core"].version if "mlx5_core" in facts.state.modules else ""
         yield _found(Proof.OFED, Outcome.PASSED, f"mlx5_core {version} is loaded".replace("  ", " "))
+    elif not facts.wants_rdma:
+        text = "mlx5_core is not loaded, and the node file does not ask for it (modules.rdma)"
+        yield _found(Proof.OFED, Outcome.ABSENT, text)
     else:
         yield _found(Proof.OFED, Outcome.FAILED, "mlx5_core is not loaded; section modules of the node file loads it")
 

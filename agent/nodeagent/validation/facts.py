@@ -19,6 +19,7 @@ class Facts:
     runtime to why it does not know CDI, "" where it does. `has_kubelet`: its pod-resources socket is there, and
     `kubelet_trouble` is why it does not answer. `nvidia_fs` is what /proc/driver/nvidia-fs/version says, None without
     it, `cufile_problem` what is wrong with cufile.json. `ofed_ready`: an OFED container says that its driver is ready.
+    `wants_rdma`: the node file does not speak of modules at all, or asks for those of RDMA.
     """
 
     state: NodeState = field(default_factory=NodeState)
@@ -31,6 +32,7 @@ class Facts:
     nvidia_fs: str | None = None
     cufile_problem: str = ""
     ofed_ready: bool = False
+    wants_rdma: bool = True
 
     @property
     def processes(self) -> Mapping[int, Process]:
