@@ -18,14 +18,12 @@ from nodeagent.cli.output import Style, style_for
 from nodeagent.cli.progress import Progress
 from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
 from nodeagent.errors import GoneError
-from nodeagent.host.ethtool_facts import DriverStatistics
 from nodeagent.host.link_watch import LinkWatch
 from nodeagent.host.mps import scope_of_its_own
 from nodeagent.host.notify import Notifier
 from nodeagent.host.paths import CONTROL_SOCKET
 from nodeagent.host.udev import UdevWatch
 from nodeagent.metrics.document import telemetry_document
-from nodeagent.metrics.netdev_metrics import is_wanted
 from nodeagent.metrics.server import serve
 from nodeagent.plan.journal import Journal
 from nodeagent.plan.observing import Observer
@@ -138,8 +136,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     proofs = _proofs(supervisor, sampler)
     sampler.push = push = OtlpPush(spec.metrics.otlp_endpoint)
     sampler.pods = pods = PodWatch(target.path_of(choices.pod_socket()), spec.loop.sample_seconds)
-    if not target.simulated:
-        sampler.network.statistics = DriverStatistics(is_wanted)
+    sampler.network.statistics = target.statistics()
 
     def tell(status: Status) -> None:
         sampler.refresh(status)

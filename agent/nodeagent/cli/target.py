@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,6 +62,18 @@ class Target(NamedTuple):
             from nodeagent.simulation.node import open_node
 
             open_node(self.simulated, self.root).machine.close()
+
+    def statistics(self) -> Callable[[Sequence[str]], Mapping[str, Mapping[str, int]]]:
+        """What network drivers count by themselves: a function of the interfaces' names."""
+        if self.simulated:
+            from nodeagent.simulation.driver_statistics import SimulatedStatistics
+            from nodeagent.simulation.node import open_node
+
+            return SimulatedStatistics(open_node(self.simulated, self.root).kernel)
+        from nodeagent.host.ethtool_facts import DriverStatistics
+        from nodeagent.metrics.netdev_metrics import is_wanted
+
+        return DriverStatistics(is_wanted)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

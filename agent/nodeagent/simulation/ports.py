@@ -23,6 +23,7 @@ from nodeagent.simulation.addressing import SimulatedAddressing, renamed
 from nodeagent.simulation.attributes import mtu_refusal
 from nodeagent.simulation.dcb import SimulatedDcb
 from nodeagent.simulation.devlink import SimulatedDevlink
+from nodeagent.simulation.driver_statistics import busy_seconds
 from nodeagent.simulation.holders import OpenDevice, device_behind, read_node, references
 from nodeagent.simulation.kernel_state import FakeProcess, Interface, KernelState, edited
 from nodeagent.simulation.link_settings import SimulatedLinkSettings
@@ -164,10 +165,12 @@ class SimulatedFiles(LocalFiles):
         return opened if time.monotonic() - at < _LISTING_SECONDS else self._kernel.opened()
 
     def _counted(self, state: KernelState, rdma: str, counter: str) -> int:
-        """Traffic of an active port since boot, by a fixed rate; nothing is written for it to move."""
-        slot = next(slot for slot in rdma_slots(state, self._kernel.profile) if slot.rdma == rdma)
+        """Traffic of an active port since boot, in waves; nothing is written for it to move."""
+        slots = rdma_slots(state, self._kernel.profile)
+        number, slot = next((number, slot) for number, slot in enumerate(slots) if slot.rdma == rdma)
         rate = next((rate for name, _, rate in COUNTERS if name == counter), 0)
-        grown = int(rate * (time.time() - state.booted_at)) if port_is_active(state, slot) else 0
+        busy = busy_seconds(time.time() - state.booted_at, number)
+        grown = int(rate * busy) if port_is_active(state, slot) else 0
         return grown + state.port_errors.get(f"{rdma}/{counter}", 0)
 
 

@@ -20,7 +20,7 @@ GidIndexes = Mapping[tuple[str, int], int]
 
 
 def no_statistics(_netdevs: Sequence[str]) -> Statistics:
-    """For nodes whose drivers cannot be asked, as simulated ones."""
+    """For one-shot commands, which do not ask the drivers."""
     return {}
 
 
