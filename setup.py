@@ -34,7 +34,7 @@ class BuildNative(build_ext):
 
 setup(
     package_dir={"": "agent"},
-    cffi_modules=["native/kmod/build_kmod.py:ffibuilder"],
+    cffi_modules=["native/kmod/build_kmod.py:ffibuilder", "native/calls/build_calls.py:ffibuilder"],
     cmdclass={"build_ext": BuildNative},
     ext_modules=[
         Extension(

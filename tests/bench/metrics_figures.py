@@ -22,22 +22,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-import pynvml
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from bench.exporters import fetch, node_exporter, nvitop_exporter
 from bench.figures import Figures, running_agent
+from bench.nvml_figures import h100s, nvml_round, worker_round
+from bench.stopwatch import seconds
 from metrics_view import NODE, SAMPLE, full_view, gpu
-from nodeagent.host import nvml_samples
 from nodeagent.host.control_client import ask
-from nodeagent.host.nvml import InProcessNvml
-from nodeagent.host.nvml_gpm import GPM_OF_GPU
 from nodeagent.metrics.catalogue import KNOWN_FAMILIES
 from nodeagent.metrics.exposition import plain_text
 from nodeagent.metrics.options import Options
 from nodeagent.metrics.render import blocks, snapshot
 from nodeagent.metrics.server import serve
-from nodeagent.simulation.machine import BoardAt, Machine, library_path
 
 GPUS = 8
 LABELS = ("gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname", "DCGM_FI_DRIVER_VERSION")
@@ -196,91 +193,6 @@ def registry_of(series: int) -> CollectorRegistry:
     return registry
 
 
-def seconds(what: Callable[[], object], times: int) -> float:
-    """The median of several runs in CPU time of this thread."""
-    costs = []
-    for _ in range(times):
-        started = time.thread_time()
-        what()
-        costs.append(time.thread_time() - started)
-    return statistics.median(costs)
-
-
-# A round of NVML calls.
-
-
-@contextmanager
-def h100s(directory: Path) -> Iterator[InProcessNvml]:
-    devices = directory / "devices"
-    devices.mkdir()
-    for name in ("nvidiactl", *(f"nvidia{minor}" for minor in range(GPUS))):
-        (devices / name).touch()
-    boards = [BoardAt("H100-80GB-HBM3", f"0000:{0x3B + minor:02x}:00.0", minor, str(minor)) for minor in range(GPUS)]
-    before = dict(os.environ)
-    with Machine.create(str(directory / "machine"), boards, str(devices), "550.90.07"):
-        with closing(InProcessNvml(library_path(), {"NVMLSIM_MACHINE": str(directory / "machine")})) as made:
-            yield made
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def nvml_round(nvml: InProcessNvml, patience: Patience) -> Figures:
-    """CPU milliseconds of one round over 8 GPUs, and of a loop that only makes the same NVML calls."""
-    nvml.samples()
-    bare = BareLoop()
-    ours, theirs = [], []
-    for _ in range(patience.rounds):
-        time.sleep(0.11)  # GPM wants its samples apart
-        ours.append(seconds(nvml.samples, 1))
-        theirs.append(seconds(bare.run, 1))
-    mine, plain = statistics.median(ours) * 1000, statistics.median(theirs) * 1000
-    return {"calls": float(bare.calls), "ms": mine, "bare loop ms": plain, "ratio": mine / plain}
-
-
-class BareLoop:
-    """The calls of a round, made one after the other through nvidia-ml-py, their answers thrown away."""
-
-    def __init__(self) -> None:
-        self._todo = [call for index in range(GPUS) for call in self._of(index)]
-        self.calls = len(self._todo)
-
-    def _of(self, index: int) -> Iterator[tuple[Callable[..., object], tuple[object, ...]]]:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        first, second = pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc()
-        pynvml.nvmlGpmSampleGet(handle, first)
-        request = pynvml.c_nvmlGpmMetricsGet_t()
-        request.version, request.numMetrics = pynvml.NVML_GPM_METRICS_GET_VERSION, len(GPM_OF_GPU)
-        request.sample1, request.sample2 = first, second
-        for place, metric in enumerate(GPM_OF_GPU):
-            request.metrics[place].metricId = metric
-        array = nvml_samples.FieldArray(nvml_samples.FIELDS)
-        array.read(handle)
-        calls = (
-            (pynvml.nvmlDeviceGetHandleByIndex, (index,)),
-            (pynvml.nvmlDeviceGetUUID, (handle,)),
-            (pynvml.nvmlDeviceGetMemoryInfo, (handle, pynvml.nvmlMemory_v2)),
-            *((read, (handle, *arguments)) for _, _, read, arguments in nvml_samples._CALLS),
-            (pynvml.nvmlDeviceGetMigMode, (handle,)),
-            (nvml_samples._get_fields, (handle, array._values)),
-            (pynvml.nvmlGpmSampleGet, (handle, second)),
-            (pynvml.nvmlGpmMetricsGet, (request,)),
-        )
-        yield from (call for call in calls if works(*call))
-
-    def run(self) -> None:
-        for call, arguments in self._todo:
-            call(*arguments)
-
-
-def works(call: Callable[..., object], arguments: tuple[object, ...]) -> bool:
-    """What the GPU does not have is not asked for again by us either."""
-    try:
-        call(*arguments)
-    except pynvml.NVMLError:
-        return False
-    return True
-
-
 # Memory over many rounds.
 
 
@@ -318,7 +230,8 @@ def report(patience: Patience) -> Iterator[str]:
     yield from _table("rendering", rendering(patience))
     yield from _table("10,000 series over a kept connection", sending(patience))
     with tempfile.TemporaryDirectory() as place, h100s(Path(place)) as nvml:
-        yield from _table("a round of NVML calls, 8 H100", {"": nvml_round(nvml, patience)})
+        yield from _table("a round of NVML calls, 8 H100", nvml_round(nvml, patience.rounds))
+        yield from _table("the same through the worker", {"": worker_round(Path(place), patience.rounds)})
     with tempfile.TemporaryDirectory() as place, running_agent(Path(place)) as (process, root):
         yield from _table("scrapes", scrapes(patience, root, process.pid))
     with tempfile.TemporaryDirectory() as place:

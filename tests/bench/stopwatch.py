@@ -6,7 +6,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Figures = dict[str, float]
 
@@ -22,3 +22,13 @@ def measured(command: Sequence[str], runs: int) -> Figures:
         walls.append(1000 * (time.perf_counter() - started))
         cpus.append(1000 * (usage.ru_utime + usage.ru_stime))
     return {"wall ms": statistics.median(walls[1:]), "CPU ms": statistics.median(cpus[1:])}
+
+
+def seconds(what: Callable[[], object], times: int) -> float:
+    """The median of several runs in CPU time of this thread."""
+    costs = []
+    for _ in range(times):
+        started = time.thread_time()
+        what()
+        costs.append(time.thread_time() - started)
+    return statistics.median(costs)

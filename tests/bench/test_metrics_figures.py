@@ -6,7 +6,8 @@ import itertools
 from pathlib import Path
 
 from bench.figures import running_agent
-from bench.metrics_figures import Patience, h100s, memory, nvml_round, rendering, scrapes, sending
+from bench.metrics_figures import Patience, memory, rendering, scrapes, sending
+from bench.nvml_figures import GPUS, h100s, nvml_round, worker_round
 
 QUICK = Patience(scrapes=4, rounds=2, cycles=2, renderings=1, clients=(1, 4))
 
@@ -19,12 +20,19 @@ def test_scrapes_are_measured_beside_two_other_exporters(tmp_path: Path) -> None
     assert rows["nodeagent"]["refused of 4"] == 0
 
 
-def test_sending_rendering_and_nvml_are_measured(tmp_path: Path) -> None:
+def test_sending_and_rendering_are_measured() -> None:
     assert sending(QUICK)["bare"]["ratio"] == 1
     assert [int(name.split()[0]) > size for name, size in zip(rendering(QUICK), (300, 1000, 5000, 40000), strict=True)]
+
+
+def test_a_round_of_nvml_makes_the_calls_of_the_bare_loop(tmp_path: Path) -> None:
     with h100s(tmp_path) as nvml:
-        found = nvml_round(nvml, QUICK)
-    assert found["calls"] > 100
+        found = nvml_round(nvml, 2)
+        made = sum(calls for sample in nvml.samples() for calls, _ in sample.calls.values())
+        through = worker_round(tmp_path, 2)
+    handles_and_count = GPUS + 1
+    assert {row["calls"] for row in found.values()} == {made + handles_and_count}
+    assert through["ratio"] > 0
 
 
 def test_memory_is_measured_over_rounds() -> None:

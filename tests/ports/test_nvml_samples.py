@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 
 from nodeagent.host.nvml import InProcessNvml
+from nodeagent.host.nvml_fields import FIELDS
 from nodeagent.host.nvml_process import Launch
-from nodeagent.host.nvml_samples import FIELDS
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
 from nodeagent.state.gpu import Notice, Placement, Xid

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 import metrics_view
 from metrics_view import DIVIDED_SAMPLE, FACTS, GIB, INSTANCES, MIB, NODE, SAMPLE, full_view
+from nodeagent.host.nvml_fields import FIELDS
 from nodeagent.host.nvml_gpm import GPM_OF_GPU
-from nodeagent.host.nvml_samples import FIELDS
 from nodeagent.metrics.catalogue import KNOWN_FAMILIES
 from nodeagent.metrics.dcgm import DCGM_METRICS, Shown
 from nodeagent.metrics.gpu_metrics import OWN_GPU_METRICS

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from ctypes import addressof
 from dataclasses import dataclass
-from math import isfinite
-from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import pynvml
 
+from nodeagent._calls import ffi, lib
 from nodeagent.host import nvml_errors
+from nodeagent.host.nvml_batch import ALONE, CHOSEN, Batch, Call, address, pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
+
+    from nodeagent.host.nvml_costs import Costs
 
 GPM_OF_INSTANCE = (*range(1, 14), *range(30, 38), *range(40, 48), 50, 51)
 """Ratios that are true of one instance: graphics, SM, occupancy, tensor, DRAM, arithmetic; video engines."""
@@ -29,8 +32,7 @@ GPM_OF_GPU = (*GPM_OF_INSTANCE, 20, 21, *range(60, 98), *range(100, 104), *range
 
 _APART_SECONDS = 0.1
 _WHOLE_GPU = -1
-_METRIC = Struct("=IId24x")  # nvmlGpmMetric_t: metricId, nvmlReturn, value, three pointers to names
-_METRICS_AT = pynvml.c_nvmlGpmMetricsGet_t.metrics.offset
+_FUNCTIONS = ("nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet", "nvmlGpmQueryDeviceSupport")
 
 
 @dataclass
@@ -39,6 +41,7 @@ class _Pair:
 
     last: Any
     spare: Any
+    take: Batch
     taken: float | None = None
 
     def swap(self, now: float) -> None:
@@ -52,7 +55,7 @@ class GpmReader:
     def __init__(self) -> None:
         self._supported: dict[int, bool] = {}
         self._pairs: dict[tuple[int, int], _Pair] = {}
-        self._requests: dict[tuple[int, ...], Any] = {}
+        self._requests: dict[tuple[int, ...], _Request] = {}
 
     def close(self) -> None:
         """Give NVML back its samples; before nvmlShutdown."""
@@ -61,15 +64,13 @@ class GpmReader:
         self._pairs.clear()
         self._supported.clear()
 
-    def of_gpu(self, handle: Any, index: int, metrics: Sequence[int]) -> dict[int, float]:
+    def of_gpu(self, handle: Any, index: int, metrics: Sequence[int], costs: Costs) -> dict[int, float]:
         """Metrics of the whole GPU since the last call, by id; empty at the first call and without GPM."""
-        return self._read((index, _WHOLE_GPU), handle, metrics, lambda sample: pynvml.nvmlGpmSampleGet(handle, sample))
+        return self._read((index, _WHOLE_GPU), handle, metrics, costs)
 
-    def of_instance(self, handle: Any, index: int, gi_id: int, metrics: Sequence[int]) -> dict[int, float]:
-        """The same of one GPU instance; `handle` is that of its GPU."""
-        return self._read(
-            (index, gi_id), handle, metrics, lambda sample: pynvml.nvmlGpmMigSampleGet(handle, gi_id, sample)
-        )
+    def of_instance(self, handle: Any, key: tuple[int, int], metrics: Sequence[int], costs: Costs) -> dict[int, float]:
+        """The same of one GPU instance, by GPU index and instance id; `handle` is that of its GPU."""
+        return self._read(key, handle, metrics, costs)
 
     def forget_others(self, index: int, gi_ids: Collection[int]) -> None:
         """Drop the samples of instances that are gone: their ids are given to others."""
@@ -81,52 +82,37 @@ class GpmReader:
             with suppress(pynvml.NVMLError):
                 pynvml.nvmlGpmSampleFree(sample)
 
-    def _read(
-        self, key: tuple[int, int], handle: Any, metrics: Sequence[int], take: Callable[[Any], Any]
-    ) -> dict[int, float]:
+    def _read(self, key: tuple[int, int], handle: Any, metrics: Sequence[int], costs: Costs) -> dict[int, float]:
         if not self._is_supported(handle, key[0]):
             return {}
         try:
             pair = self._pairs.get(key) or self._new_pair(key)
-            return self._advance(pair, metrics, take)
+            return self._advance(pair, handle, metrics, costs)
         except pynvml.NVMLError as error:
             if not (nvml_errors.is_absence(error.value) or error.value == nvml_errors.NOT_FOUND):
                 raise
             return {}
 
-    def _advance(self, pair: _Pair, metrics: Sequence[int], take: Callable[[Any], Any]) -> dict[int, float]:
+    def _advance(self, pair: _Pair, handle: Any, metrics: Sequence[int], costs: Costs) -> dict[int, float]:
         """A new sample, and what happened since the last; too soon after it, nothing, and the last one stays."""
         now = time.monotonic()
         if pair.taken is not None and now - pair.taken < _APART_SECONDS:
             return {}
-        take(pair.spare)
-        found = {} if pair.taken is None else self._between(pair.last, pair.spare, metrics)
+        pair.take.point(0, pointer(pair.spare))
+        _made(pair.take, pointer(handle), costs)
+        found = {} if pair.taken is None else self._request_for(tuple(metrics)).between(pair, costs)
         pair.swap(now)
         return found
 
-    def _between(self, first: Any, second: Any, metrics: Sequence[int]) -> dict[int, float]:
-        request = self._request_for(tuple(metrics))
-        request.sample1, request.sample2 = first, second
-        pynvml.nvmlGpmMetricsGet(request)
-        answers = _METRIC.iter_unpack(
-            memoryview(request).cast("B")[_METRICS_AT : _METRICS_AT + _METRIC.size * len(metrics)]
-        )
-        # NVML answers NaN for an instance without a compute instance
-        return {metric: value for metric, status, value in answers if not status and isfinite(value)}
-
-    def _request_for(self, metrics: tuple[int, ...]) -> Any:
-        """The call's structure with these ids filled in: some 19 KB, kept."""
+    def _request_for(self, metrics: tuple[int, ...]) -> _Request:
         request = self._requests.get(metrics)
         if request is None:
-            request = self._requests[metrics] = pynvml.c_nvmlGpmMetricsGet_t()
-            request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
-            request.numMetrics = len(metrics)
-            for place, metric in enumerate(metrics):
-                request.metrics[place].metricId = metric
+            request = self._requests[metrics] = _Request(metrics)
         return request
 
     def _new_pair(self, key: tuple[int, int]) -> _Pair:
-        pair = _Pair(pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc())
+        call = Call("nvmlGpmSampleGet") if key[1] == _WHOLE_GPU else Call("nvmlGpmMigSampleGet", "", (), CHOSEN, key[1])
+        pair = _Pair(pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc(), Batch((call,)))
         self._pairs[key] = pair
         return pair
 
@@ -136,7 +122,37 @@ class GpmReader:
         return self._supported[index]
 
 
+class _Request:
+    """The question for these metrics between two samples: some 19 KB, kept."""
+
+    def __init__(self, metrics: tuple[int, ...]) -> None:
+        self._question = pynvml.c_nvmlGpmMetricsGet_t()
+        self._question.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        self._question.numMetrics = len(metrics)
+        for place, metric in enumerate(metrics):
+            self._question.metrics[place].metricId = metric
+        self._where = pointer(addressof(self._question))
+        self._ask = Batch((Call("nvmlGpmMetricsGet", shape=ALONE, out=self._where),))
+        self._ids, self._values = ffi.new("uint32_t[]", len(metrics)), ffi.new("double[]", len(metrics))
+
+    def between(self, pair: _Pair, costs: Costs) -> dict[int, float]:
+        """What happened between the last sample and the spare one; NVML has no number for an instance without users."""
+        self._question.sample1, self._question.sample2 = pair.last, pair.spare
+        _made(self._ask, ffi.NULL, costs)
+        number = lib.nodeagent_gpm(self._where, self._ids, self._values)
+        return dict(zip(ffi.unpack(self._ids, number), ffi.unpack(self._values, number), strict=True))
+
+
+def _made(batch: Batch, handle: Any, costs: Costs) -> None:
+    ended = batch.run(handle)
+    costs.add(batch.costs())
+    if ended:
+        raise pynvml.NVMLError(ended)
+
+
 def _ask_support(handle: Any) -> bool:
+    if not all(map(address, _FUNCTIONS)):
+        return False
     try:
         return bool(pynvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice)
     except pynvml.NVMLError as error:
