@@ -12,6 +12,7 @@ from typing import Any
 from nodeagent.cli.convergence import (
     BLOCKED,
     NOT_AS_WISHED,
+    add_apply_options,
     add_disruption_option,
     carry_out,
     gpu_indices,
@@ -261,12 +262,7 @@ def _add_wants(parser: argparse.ArgumentParser) -> None:
 
 def _add_apply(parser: argparse.ArgumentParser) -> None:
     _add_wants(parser)
-    _add_careful(parser)
-
-
-def _add_careful(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--partial", action="store_true", help="do what is not blocked, leave the rest")
-    parser.add_argument("--dry-run", action="store_true", help="show the plan and do nothing")
+    add_apply_options(parser)
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -283,7 +279,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--file", required=True, help="the checkpoint")
     parser.add_argument("-m", "--mode-only", action="store_true", help="only the MIG mode, not the instances")
     add_disruption_option(parser)
-    _add_careful(parser)
+    add_apply_options(parser)
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:

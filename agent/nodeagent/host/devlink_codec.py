@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 
-from nodeagent.host.netlink_codec import attribute, attributes, text
+from nodeagent.host.netlink_codec import attribute, attributes, text, text_of
 from nodeagent.state.devlink import Cmode, DevlinkParameter, EswitchMode, ParameterKind
 
 FAMILY = "devlink"
@@ -78,7 +78,7 @@ def _packed(form: str, value: str) -> bytes:
 def decode_address(body: bytes) -> str:
     """PCI address in a message, "" for a device on another bus. ValueError where it is cut off."""
     found = dict(attributes(body))
-    return _text(found.get(DEV_NAME, b"")) if _text(found.get(BUS_NAME, b"")) == PCI else ""
+    return text_of(found.get(DEV_NAME, b"")) if text_of(found.get(BUS_NAME, b"")) == PCI else ""
 
 
 def decode_eswitch(body: bytes) -> EswitchMode | None:
@@ -96,7 +96,7 @@ def decode_parameter(body: bytes) -> DevlinkParameter | None:
         return None
     lists = (dict(attributes(item)) for number, item in attributes(found.get(VALUES_LIST, b"")) if number == VALUE)
     values = tuple(value for item in lists if (value := _value(kind, item)) is not None)
-    return DevlinkParameter(_text(found[PARAM_NAME]), kind, values)
+    return DevlinkParameter(text_of(found[PARAM_NAME]), kind, values)
 
 
 def _value(kind: ParameterKind, item: Mapping[int, bytes]) -> tuple[Cmode, str] | None:
@@ -110,7 +110,7 @@ def _number(form: str) -> Callable[[Mapping[int, bytes]], str]:
 
 _READERS: Mapping[ParameterKind, Callable[[Mapping[int, bytes]], str]] = {
     ParameterKind.BOOL: lambda item: "true" if VALUE_DATA in item else "false",
-    ParameterKind.STRING: lambda item: _text(item.get(VALUE_DATA, b"")),
+    ParameterKind.STRING: lambda item: text_of(item.get(VALUE_DATA, b"")),
     **{kind: _number(form) for kind, form in _FORMATS.items()},
 }
 
@@ -119,7 +119,3 @@ def _unpacked(form: str, payload: bytes) -> int:
     if len(payload) < struct.calcsize(form):
         raise ValueError(f"{len(payload)} bytes where {struct.calcsize(form)} are needed")
     return int(struct.unpack_from(form, payload)[0])
-
-
-def _text(payload: bytes) -> str:
-    return payload.partition(b"\0")[0].decode(errors="replace")

@@ -68,6 +68,11 @@ def text(value: str) -> bytes:
     return value.encode() + b"\0"
 
 
+def text_of(payload: bytes) -> str:
+    """The string in an attribute's payload."""
+    return payload.partition(b"\0")[0].decode(errors="replace")
+
+
 def error_of(reply: Message) -> tuple[int, str]:
     """(errno, the kernel's own words or "") of an NLMSG_ERROR; errno 0 is an acknowledgement."""
     (number,) = struct.unpack_from("=i", reply.body)

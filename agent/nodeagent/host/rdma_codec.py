@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from nodeagent.host.netlink_codec import Message, attribute, attributes, text
+from nodeagent.host.netlink_codec import Message, attribute, attributes, text, text_of
 from nodeagent.state.network import RdmaHolder, RdmaObject
 
 NETLINK_RDMA = 20
@@ -55,7 +55,7 @@ def decode_devices(replies: Iterable[Message]) -> tuple[NamedDevice, ...]:
     for reply in replies:
         parts = dict(attributes(reply.body)) if reply.kind == GET else {}
         if DEV_INDEX in parts and DEV_NAME in parts:
-            found.append(NamedDevice(_number(parts[DEV_INDEX]), _text(parts[DEV_NAME])))
+            found.append(NamedDevice(_number(parts[DEV_INDEX]), text_of(parts[DEV_NAME])))
     return tuple(found)
 
 
@@ -81,7 +81,3 @@ def _number(payload: bytes) -> int:
     if len(payload) < 4:
         raise ValueError(f"{len(payload)} bytes where 4 are needed")
     return int(struct.unpack_from("=I", payload)[0])
-
-
-def _text(payload: bytes) -> str:
-    return payload.partition(b"\0")[0].decode(errors="replace")

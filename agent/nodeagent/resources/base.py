@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nodeagent.state.things import Thing
 
@@ -87,6 +87,35 @@ class Step:
     def back(self) -> tuple[Thing, ...]:
         """Things that are there after this step."""
         return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingStep(Step):
+    """A step that writes `wanted` where `before` is, and is undone by writing `before` again.
+
+    The class of the step says of which type both are, for the journal to bring them back.
+    """
+
+    wanted: Any
+    before: Any
+
+    def undo(self) -> Step:
+        return replace(self, wanted=self.before, before=self.wanted, reason="undo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkStep(Step):
+    """A step on an interface that its users may notice: `disturbed` is what stands on it, if they do."""
+
+    disturbed: tuple[str, ...] = ()
+
+    @property
+    def disturbs(self) -> Disturbs:
+        return Disturbs.NIC if self.disturbed else Disturbs.NOTHING
+
+    @property
+    def claims(self) -> tuple[Thing, ...]:
+        return (self.subject,) if self.disturbed else ()
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Obstacle, Step, Wish
+from nodeagent.resources.base import Obstacle, SettingStep, Step, Wish
 from nodeagent.resources.link_selection import select_rdma
 from nodeagent.spec.roce import Congestion
 from nodeagent.spec.schema import NodeSpec
@@ -22,7 +22,7 @@ FIRMWARE = "or set CNP_DSCP_P1 and ROCE_CC_PRIO_MASK_P1 in firmware with mlxconf
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetCongestion(Step):
+class SetCongestion(SettingStep):
     """Write one setting of a function; flows that are there go on, and follow it from then on."""
 
     setting: str
@@ -34,9 +34,6 @@ class SetCongestion(Step):
 
     def apply(self, host: Host) -> None:
         host.links.functions.set_congestion(self.subject.name, self.setting, self.wanted)
-
-    def undo(self) -> Step:
-        return replace(self, wanted=self.before, before=self.wanted, reason="undo")
 
     def satisfied(self, state: NodeState) -> bool:
         return state.congestion.get(self.subject.name, {}).get(self.setting) == self.wanted

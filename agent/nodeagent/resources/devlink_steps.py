@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Disturbs, Step
+from nodeagent.resources.base import Disturbs, SettingStep, Step
 from nodeagent.state.devlink import Cmode, DevlinkDevice, EswitchMode
 from nodeagent.state.things import Thing, netdev
 
@@ -17,7 +17,7 @@ Values = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetDevlinkParameter(Step):
+class SetDevlinkParameter(SettingStep):
     """Write one parameter that takes force at once, or with the card's next reset."""
 
     name: str
@@ -32,16 +32,13 @@ class SetDevlinkParameter(Step):
     def apply(self, host: Host) -> None:
         host.links.devlink.set_parameter(self.subject.name, self.name, self.cmode, self.wanted)
 
-    def undo(self) -> Step:
-        return replace(self, wanted=self.before, before=self.wanted, reason="undo")
-
     def satisfied(self, state: NodeState) -> bool:
         found = state.devlink.get(self.subject.name)
         return found is not None and value_of(found, self.name, self.cmode) == self.wanted
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReloadDevice(Step):
+class ReloadDevice(SettingStep):
     """Write driverinit values and let the driver begin anew: interfaces and virtual functions go, and come back."""
 
     wanted: Values
@@ -53,9 +50,6 @@ class ReloadDevice(Step):
 
     def apply(self, host: Host) -> None:
         host.links.devlink.reinitialize(self.subject.name, self.wanted)
-
-    def undo(self) -> Step:
-        return replace(self, wanted=self.before, before=self.wanted, reason="undo")
 
     def satisfied(self, state: NodeState) -> bool:
         found = state.devlink.get(self.subject.name)

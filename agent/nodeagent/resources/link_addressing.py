@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from nodeagent.resources.base import Disturbs, Step
+from nodeagent.resources.base import LinkStep, Step
 from nodeagent.spec.links import RAIL, LinkEntry
 from nodeagent.spec.links import Route as WantedRoute
 from nodeagent.state.addressing import Addressing, Route, Rule, canonical_address, canonical_network
@@ -41,11 +41,10 @@ class AddAddress(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveAddress(Step):
+class RemoveAddress(LinkStep):
     """Take an address away; `disturbed` is what stands on the interface then."""
 
     address: str
-    disturbed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"remove address {self.address} from {self.subject.name}"
@@ -58,14 +57,6 @@ class RemoveAddress(Step):
 
     def satisfied(self, state: NodeState) -> bool:
         return self.address not in state.addressing.on(self.subject.name).addresses
-
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC if self.disturbed else Disturbs.NOTHING
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,) if self.disturbed else ()
 
 
 @dataclass(frozen=True, kw_only=True)

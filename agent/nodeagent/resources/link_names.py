@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Disturbs, Obstacle, Step
+from nodeagent.resources.base import LinkStep, Obstacle, Step
 from nodeagent.resources.link_addressing import expand
 from nodeagent.spec.links import LinkEntry
 from nodeagent.state.network import Netdev
-from nodeagent.state.things import Thing, netdev
+from nodeagent.state.things import netdev
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Host
@@ -21,12 +21,11 @@ NAME_BYTES = 15  # IFNAMSIZ with its final zero is 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenameLink(Step):
+class RenameLink(LinkStep):
     """Give an interface another name; `disturbed` is what stands on it while it is up."""
 
     name: str
     pci_address: str = ""
-    disturbed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"rename {self.subject.name} to {self.name}"
@@ -40,14 +39,6 @@ class RenameLink(Step):
     def satisfied(self, state: NodeState) -> bool:
         found = state.netdevs.get(self.name)
         return found is not None and found.pci_address == self.pci_address
-
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC if self.disturbed else Disturbs.NOTHING
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,) if self.disturbed else ()
 
 
 def wanted_name(entries: tuple[LinkEntry, ...], rail: int | None) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Disturbs, Obstacle, Step
+from nodeagent.resources.base import LinkStep, Obstacle, SettingStep, Step
 from nodeagent.spec.links import LinkEntry
 from nodeagent.state.link_settings import RESTARTING, Group, GroupState, Setting, Values, find, fulfils, not_taken
 from nodeagent.state.network import Netdev
-from nodeagent.state.things import Thing, netdev
+from nodeagent.state.things import netdev
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Host
@@ -48,13 +48,12 @@ ORDER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetLinkSettings(Step):
+class SetLinkSettings(LinkStep, SettingStep):
     """Write settings of one group; `disturbed` is what stands on the interface if the driver restarts for it."""
 
     group: Group
     wanted: Values
     before: Values
-    disturbed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         was = dict(self.before)
@@ -64,20 +63,9 @@ class SetLinkSettings(Step):
     def apply(self, host: Host) -> None:
         host.links.settings.write(self.subject.name, self.group, self.wanted)
 
-    def undo(self) -> Step:
-        return replace(self, wanted=self.before, before=self.wanted, reason="undo")
-
     def satisfied(self, state: NodeState) -> bool:
         found = state.netdevs.get(self.subject.name)
         return found is not None and not not_taken(self.group, found.settings.get(self.group, ()), self.wanted)
-
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC if self.disturbed else Disturbs.NOTHING
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,) if self.disturbed else ()
 
 
 def wanted_settings(entry: LinkEntry) -> Mapping[tuple[Group, str], int]:

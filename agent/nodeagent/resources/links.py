@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Disturbs, Obstacle, Step, Wish
+from nodeagent.resources.base import LinkStep, Obstacle, Step, Wish
 from nodeagent.resources.link_addressing import Wanted, address_steps, route_steps, stale_rules, wanted_addressing
 from nodeagent.resources.link_names import renames, wanted_name
 from nodeagent.resources.link_selection import LOOPBACK, select_netdevs, what_there_is
@@ -28,12 +28,11 @@ NOTHING_WANTED = Wanted()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetLinkMtu(Step):
+class SetLinkMtu(LinkStep):
     """Set the MTU in bytes; `disturbed` is what stands on the interface while it is up."""
 
     mtu: int
     before: int
-    disturbed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"set mtu of {self.subject.name} to {self.mtu} (is {self.before})"
@@ -48,21 +47,12 @@ class SetLinkMtu(Step):
         found = state.netdevs.get(self.subject.name)
         return found is not None and found.mtu == self.mtu
 
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC if self.disturbed else Disturbs.NOTHING
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,) if self.disturbed else ()
-
 
 @dataclass(frozen=True, kw_only=True)
-class SetLinkUp(Step):
+class SetLinkUp(LinkStep):
     """Set the administrative state; `disturbed` is what stands on the interface that goes down."""
 
     up: bool
-    disturbed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"set {self.subject.name} {'up' if self.up else 'down'}"
@@ -76,14 +66,6 @@ class SetLinkUp(Step):
     def satisfied(self, state: NodeState) -> bool:
         found = state.netdevs.get(self.subject.name)
         return found is not None and found.up == self.up
-
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC if self.disturbed else Disturbs.NOTHING
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,) if self.disturbed else ()
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.mig_placement import FILLS
+from nodeagent.resources.mig_placement import FILLS, spans
 from nodeagent.state.gpu import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from nodeagent.state.gpu import ComputeInstance, GpuInstance
 
@@ -115,7 +115,7 @@ def change(instance: GpuInstance, wanted: Sequence[int], slices: int) -> Compute
     places = places_of(instance, slices)
     for keep, wides in _keep_sets(missing, [pair for pair in there if not pair[0].pids]):
         rest = missing - wides
-        taken = _spans(_place_of(one, slices) for one in (*busy, *keep))
+        taken = spans(_place_of(one, slices) for one in (*busy, *keep))
         made = _place(sorted(rest.elements(), key=_narrowest_last), places, taken)
         if made is not None:
             gone = tuple((one, wide) for one, wide in there if one not in keep and not one.pids)
@@ -150,15 +150,8 @@ def _place(
     if not order:
         return ()
     for place in places.get(order[0], ()):
-        span = _spans((place,))
+        span = spans((place,))
         rest = None if span & taken else _place(order[1:], places, taken | span)
         if rest is not None:
             return ((order[0], place), *rest)
     return None
-
-
-def _spans(places: Iterable[Placement]) -> int:
-    taken = 0
-    for place in places:
-        taken |= ((1 << place.size) - 1) << place.start
-    return taken

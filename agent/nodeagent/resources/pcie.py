@@ -7,10 +7,10 @@ ports that get relaxed ordering wrong; NVIDIA GPUDirect RDMA guide and rdma-core
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Obstacle, Step, Wish
+from nodeagent.resources.base import Obstacle, SettingStep, Step, Wish
 from nodeagent.resources.topology import MELLANOX, SWITCHED, bridges_between, gpus_of, nics_of, relation
 from nodeagent.spec.pcie import Pcie
 from nodeagent.spec.schema import NodeSpec
@@ -33,7 +33,7 @@ NO_RELAXED_ORDERING = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetPcie(Step):
+class SetPcie(SettingStep):
     """Write one setting of a function's configuration space; `wanted` and `before` are what `PcieConfig.value` gives.
 
     Nothing is disturbed: the kernel and setpci change them on working functions as well (drivers/pci/pci.c,
@@ -56,9 +56,6 @@ class SetPcie(Step):
 
     def apply(self, host: Host) -> None:
         host.links.functions.set_pcie(self.subject.name, self.setting, self.wanted)
-
-    def undo(self) -> Step:
-        return replace(self, wanted=self.before, before=self.wanted, reason="undo")
 
     def satisfied(self, state: NodeState) -> bool:
         found = state.pcie.get(self.subject.name)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nodeagent.resources.base import Disturbs, Step
+from nodeagent.resources.base import LinkStep, SettingStep
 from nodeagent.state.qos import Algorithm
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Host
     from nodeagent.state.node import NodeState
     from nodeagent.state.qos import DcbState
-    from nodeagent.state.things import Thing
 
 
 @dataclass(frozen=True, kw_only=True)
-class QosStep(Step):
+class QosStep(SettingStep):
     """Write `wanted` where `before` is; both are what `observed` gives of a state."""
 
     wanted: tuple[Any, ...]
@@ -26,9 +25,6 @@ class QosStep(Step):
     def observed(dcb: DcbState) -> tuple[Any, ...] | None:
         """The attribute as the state has it, None where the driver does not offer it."""
         raise NotImplementedError
-
-    def undo(self) -> Step:
-        return replace(self, wanted=self.before, before=self.wanted, reason="undo")
 
     def satisfied(self, state: NodeState) -> bool:
         found = state.netdevs.get(self.subject.name)
@@ -57,10 +53,8 @@ class SetDcbxMode(QosStep):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetPfc(QosStep):
+class SetPfc(LinkStep, QosStep):
     """Choose the priorities with flow control. mlx5 takes the link down and up for it, so users of the link notice."""
-
-    disturbed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"set pfc of {self.subject.name} to {_listed(self.wanted)} (is {_listed(self.before)})"
@@ -71,14 +65,6 @@ class SetPfc(QosStep):
 
     def apply(self, host: Host) -> None:
         host.links.dcb.write_pfc(self.subject.name, self.wanted)
-
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC if self.disturbed else Disturbs.NOTHING
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,) if self.disturbed else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nodeagent.host.paths import CDI_DYNAMIC, CDI_STATIC
 from nodeagent.resources.base import Obstacle, Step, Wish
-from nodeagent.resources.cdi import directory_of
+from nodeagent.resources.cdi import directories_of
 from nodeagent.resources.file_steps import file_thing
 from nodeagent.resources.runtime_rules import Change, ImpossibleError, Wanted, change_for
 from nodeagent.resources.runtime_steps import RestartRuntime, WriteRuntimeConfig, runtime_thing
@@ -22,7 +21,7 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
     """Steps for every runtime that is installed and not `off`; one that is `on` and absent is an obstacle."""
     if spec.runtimes is None:
         return Wish()
-    wanted = Wanted(_directories(spec.cdi or Cdi()), spec.runtimes.nvidia_runtime)
+    wanted = Wanted(directories_of(spec.cdi or Cdi()), spec.runtimes.nvidia_runtime)
     wishes = [
         _wish(name, component, state.containers.runtimes.get(name), wanted)
         for name, component in _components(spec.runtimes).items()
@@ -42,10 +41,6 @@ def _components(section: Runtimes) -> Mapping[str, Component]:
         "docker": section.docker,
         "podman": section.podman,
     }
-
-
-def _directories(section: Cdi) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((CDI_STATIC, CDI_DYNAMIC, directory_of(section))))
 
 
 def _wish(name: str, component: Component, runtime: Runtime | None, wanted: Wanted) -> Wish:

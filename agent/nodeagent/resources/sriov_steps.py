@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Disturbs, Step
+from nodeagent.resources.base import Disturbs, SettingStep, Step
 from nodeagent.state.network import VfSetting
 from nodeagent.state.things import Thing, pci
 
@@ -75,7 +75,7 @@ class RemoveVfs(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetVf(Step):
+class SetVf(SettingStep):
     """Write one setting that the driver of the physical function (interface `netdev`) keeps for a virtual one."""
 
     netdev: str
@@ -90,9 +90,6 @@ class SetVf(Step):
 
     def apply(self, host: Host) -> None:
         host.links.set_vf(self.netdev, self.index, self.setting, self.wanted)
-
-    def undo(self) -> Step:
-        return replace(self, wanted=self.before, before=self.wanted, reason="undo")
 
     def satisfied(self, state: NodeState) -> bool:
         found = state.netdevs.get(self.netdev)

@@ -7,12 +7,13 @@ misspelt would otherwise be lost on the way.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nodeagent.errors import SpecError, SpecProblem
 from nodeagent.spec.document import Items, Mark, Node, Pairs, Text
+from nodeagent.spec.names import pci_address
 from nodeagent.spec.scalars import did_you_mean, found
 
 TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
@@ -202,6 +203,16 @@ class ForeignReader:
             raise SpecError(tuple(sorted(self.problems, key=lambda one: (one.line, one.column, one.problem))))
         order = sorted(self.remarks, key=lambda one: (one.line, one.column, one.path))
         return Imported(document, tuple(order))
+
+
+def pci_addresses(table: Table, name: str) -> Iterator[str]:
+    """The PCI addresses in a list, each as the kernel writes it; what is none is told."""
+    for text in table.texts(name):
+        address = pci_address(text)
+        if address is None:
+            table.wrong(name, f"expected a PCI address such as 0000:03:00.0, found {text}")
+        else:
+            yield address
 
 
 def pci_id(table: Table, name: str, text: str) -> str:

@@ -12,8 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nodeagent.spec.document import Node
-from nodeagent.spec.foreign import ForeignReader, NodeFile, Table, pci_id
-from nodeagent.spec.names import pci_address
+from nodeagent.spec.foreign import ForeignReader, NodeFile, Table, pci_addresses, pci_id
 
 MELLANOX = "15b3"
 _HEAD = ("apiVersion", "kind", "metadata", "spec", "status")
@@ -116,21 +115,12 @@ def nic_configuration_template(reader: ForeignReader, root: Node) -> Mapping[str
 def _template_matches(selector: Table) -> Iterator[str]:
     for name in ("serialNumbers", "partNumbers"):
         selector.remark(name, "not taken over: name the cards by PCI address")
-    addresses = list(_addresses(selector, "pciAddresses"))
+    addresses = list(pci_addresses(selector, "pciAddresses"))
     kind = selector.text("nicType")
     if kind is None:
         selector.wrong("nicType", "key nicType is missing; expected the device id of the NICs such as 101b")
     elif device := pci_id(selector, "nicType", kind):
         yield from addresses or [f"id:{MELLANOX}:{device}"]
-
-
-def _addresses(table: Table, name: str) -> Iterator[str]:
-    for text in table.texts(name):
-        address = pci_address(text)
-        if address is None:
-            table.wrong(name, f"expected a PCI address such as 0000:03:00.0, found {text}")
-        else:
-            yield address
 
 
 def _interfaces(table: Table, name: str) -> Iterator[str]:
@@ -265,7 +255,7 @@ def sriov_policy(reader: ForeignReader, root: Node) -> Mapping[str, Any]:
 def _policy_matches(selector: Table) -> list[str]:
     """PCI addresses, else names, else vendor and device."""
     selector.remark("netFilter", "not taken over: it names a cloud's network")
-    addresses = list(_addresses(selector, "rootDevices"))
+    addresses = list(pci_addresses(selector, "rootDevices"))
     names = []
     for text in _interfaces(selector, "pfNames"):
         name, _, span = text.partition("#")

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from nodeagent.errors import SpecError, SpecProblem
 from nodeagent.spec.document import Items, Node, Pairs, Text, compose
-from nodeagent.spec.foreign import ForeignReader, Table, pci_id
+from nodeagent.spec.foreign import ForeignReader, Table, pci_addresses, pci_id
 from nodeagent.spec.names import pci_address
 
 SHARED_PREFIX = "rdma"
@@ -150,7 +150,7 @@ def _selector(table: Table, above: bool) -> Selector:
         vendors=_ids(table, "vendors"),
         devices=_ids(table, "devices"),
         drivers=tuple(table.texts("drivers")),
-        addresses=tuple(_addresses(table, "pciAddresses")),
+        addresses=tuple(pci_addresses(table, "pciAddresses")),
         interfaces=tuple(table.texts("nicNames")),
         link_types=tuple(table.texts("linkTypes")),
         parents=tuple(_parents(table, "pfNames")),
@@ -181,15 +181,6 @@ def _resource(table: Table, usual: str) -> str:
 
 def _ids(table: Table, name: str) -> tuple[str, ...]:
     return tuple(filter(None, (pci_id(table, name, text) for text in table.texts(name))))
-
-
-def _addresses(table: Table, name: str) -> Iterator[str]:
-    for text in table.texts(name):
-        address = pci_address(text)
-        if address is None:
-            table.wrong(name, f"expected a PCI address such as 0000:03:00.0, found {text}")
-        else:
-            yield address
 
 
 def _parents(table: Table, name: str) -> Iterator[Parent]:
