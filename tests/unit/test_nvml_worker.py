@@ -42,6 +42,7 @@ class ScriptedWorker:
     pid: int
     asked: list = field(default_factory=list)
     running: bool = True
+    sent: list = field(default_factory=list)
 
     def alive(self) -> bool:
         return self.running
@@ -51,6 +52,17 @@ class ScriptedWorker:
         return not self.running
 
     def ask(self, method, arguments, deadline_seconds):
+        assert not self.sent, "the answers to these are still to come"
+        self.asked.append((method, *arguments))
+        return getattr(self, method)(*arguments)
+
+    def send(self, requests, deadline_seconds):
+        if not self.running:
+            raise WorkerLostError("it was killed")
+        self.sent.extend(requests)
+
+    def next(self, deadline_seconds):
+        method, arguments = self.sent.pop(0)
         self.asked.append((method, *arguments))
         return getattr(self, method)(*arguments)
 
@@ -246,4 +258,39 @@ def test_a_worker_that_was_killed_is_replaced():
     nvml.gpus()
     machine.workers[0].running = False
     nvml.gpus()
+    assert nvml.pid() == 1001
+
+
+def test_known_gpus_are_asked_about_without_waiting_in_between():
+    machine = Machine(hanging=set())
+    nvml = machine.nvml()
+    nvml.gpus()
+    nvml.gpus()
+    assert machine.workers[0].asked[-4:] == [("read", index) for index in range(4)]
+    machine.hanging.add(1)
+    machine.fatal.add(2)
+    values, faults = nvml.gpus()
+    assert values == ("state of GPU-0", "state of GPU-3")
+    assert [fault.uuid for fault in faults] == ["GPU-1", "GPU-2"]
+    machine.fatal.clear()
+    machine.now += 31
+    nvml.gpus()
+    assert nvml.gpus()[0] == ("state of GPU-0", "state of GPU-2", "state of GPU-3")
+
+
+def test_answers_that_were_never_fetched_are_not_taken_for_others():
+    machine = Machine()
+    nvml = machine.nvml()
+    nvml.gpus()
+
+    class BrokenOffError(Exception):
+        pass
+
+    def broken_off(index):
+        raise BrokenOffError
+
+    machine.workers[0].read = broken_off
+    with pytest.raises(BrokenOffError):
+        nvml.gpus()
+    assert len(nvml.gpus()[0]) == 4
     assert nvml.pid() == 1001

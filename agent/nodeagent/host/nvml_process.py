@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from nodeagent import errors
 from nodeagent.host.nvml_serve import pack, receive
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _MOMENT_SECONDS = 1.0  # a killed process goes at once, or it is in the kernel and may stay for ever
 _NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -34,6 +34,12 @@ class Worker(Protocol):
 
     def ask(self, method: str, arguments: tuple[Any, ...], deadline_seconds: float) -> Any:
         """The method's result, or its HostError. TimeoutError: no answer in time. WorkerLostError: it ended."""
+
+    def send(self, requests: Sequence[tuple[str, tuple[Any, ...]]], deadline_seconds: float) -> None:
+        """Have several methods carried out one after the other; `next` is owed for each. Raises as `ask` does."""
+
+    def next(self, deadline_seconds: float) -> Any:
+        """The result of the next method that was sent, as from `ask`; the deadline begins now."""
 
     def alive(self) -> bool: ...
 
@@ -73,18 +79,31 @@ class NvmlProcess:
         self.pid = self._process.pid
 
     def ask(self, method: str, arguments: tuple[Any, ...], deadline_seconds: float) -> Any:
+        self.send(((method, arguments),), deadline_seconds)
+        return self.next(deadline_seconds)
+
+    def send(self, requests: Sequence[tuple[str, tuple[Any, ...]]], deadline_seconds: float) -> None:
         self._socket.settimeout(deadline_seconds)
-        try:
-            self._socket.sendall(pack((method, arguments)))
+        with self._reported():
+            self._socket.sendall(b"".join(map(pack, requests)))
+
+    def next(self, deadline_seconds: float) -> Any:
+        self._socket.settimeout(deadline_seconds)
+        with self._reported():
             kind, value = receive(self._socket)
-        except TimeoutError:
-            raise
-        except (EOFError, OSError) as error:
-            raise WorkerLostError(self._last_words()) from error
         if kind == "error":
             name, *rest = value
             raise getattr(errors, name)(*rest)
         return value
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise
+        except (EOFError, OSError) as error:
+            raise WorkerLostError(self._last_words()) from error
 
     def _last_words(self) -> str:
         with suppress(subprocess.TimeoutExpired):

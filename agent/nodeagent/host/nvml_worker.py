@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from nodeagent.host.nvml_resets import ModeChanges, NvidiaSmi
 from nodeagent.host.ports import GpuFault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from nodeagent.host.nvml_resets import Resets
     from nodeagent.state.gpu import Gpu, GpuSample, Placement
@@ -59,6 +60,7 @@ class WorkerNvml:
         self._in_session = False
         self._identified: dict[int, str] = {}
         self._named: set[int] = set()  # indices identified in the present session
+        self._ahead: deque[int] = deque()  # GPUs that the worker was asked about, and has yet to answer for
         self._stuck: list[Worker] = []
         self._mode_changes = ModeChanges(resets or NvidiaSmi())
         self._faults: tuple[GpuFault, ...] = ()
@@ -132,9 +134,25 @@ class WorkerNvml:
         with self._lock:
             count = self._count()
             self._fences.counted(count)
-            answers = [self._one(method, index) for index in range(count)]
+            fences = [self._fences.standing(index) for index in range(count)]
+            self._send_ahead(method, [index for index, fence in enumerate(fences) if fence is None])
+            answers = [fence.fault if fence else self._one(method, index) for index, fence in enumerate(fences)]
         values = tuple(answer for answer in answers if not isinstance(answer, GpuFault))
         return values, tuple(answer for answer in answers if isinstance(answer, GpuFault))
+
+    def _send_ahead(self, method: str, indices: Sequence[int]) -> None:
+        """Have the worker read one GPU after the other, without waiting for us in between.
+
+        Answers come in this order, each with a deadline of its own; after a hang the rest is asked of another worker.
+        """
+        if self._worker is None or not self._named.issuperset(indices):
+            return
+        try:
+            self._worker.send([(method, (index,)) for index in indices], self._deadline)
+        except (TimeoutError, WorkerLostError):
+            self._drop()
+        else:
+            self._ahead.extend(indices)
 
     def _count(self) -> int:
         """The number of GPUs; once more where the worker turns out to be gone, as when someone killed it."""
@@ -150,9 +168,6 @@ class WorkerNvml:
 
     def _one(self, method: str, index: int) -> Any:
         """One GPU's value, or its fault."""
-        fence = self._fences.standing(index)
-        if fence is not None:
-            return fence.fault
         try:
             value = self._read(method, index)
         except TimeoutError:
@@ -176,6 +191,9 @@ class WorkerNvml:
             if index not in self._named:
                 self._identified[index] = worker.ask("identify", (index,), self._deadline)
                 self._named.add(index)
+            if self._ahead:
+                self._ahead.popleft()
+                return worker.next(self._deadline)
             return worker.ask(method, (index,), self._deadline)
         except HostError as error:
             return GpuFault(self._uuid(index), error.reason)
@@ -200,6 +218,8 @@ class WorkerNvml:
 
     def _call(self, method: str, arguments: tuple[Any, ...], deadline_seconds: float, about: tuple[str, str]) -> Any:
         """Ask what no single GPU can be blamed for. WorkerLostError: the worker ended, and was cleared away."""
+        if self._ahead:  # a reading was broken off: its answers would be taken for ours
+            self._drop()
         worker = self._opened()
         try:
             return worker.ask(method, arguments, deadline_seconds)
@@ -244,6 +264,7 @@ class WorkerNvml:
         """End the present worker; returned when the kernel does not let it go."""
         worker, self._worker, self._in_session = self._worker, None, False
         self._named.clear()
+        self._ahead.clear()
         if worker is None or worker.end():
             return None
         self._stuck.append(worker)
