@@ -23,7 +23,7 @@ from nodeagent.errors import GoneError
 from nodeagent.host.control_client import ask
 
 PROFILE = "gpu-server-4x-a100"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0  # of a loaded machine; what is waited for comes at once on an idle one
 FILE = """\
 version: 1
 modules:
@@ -44,8 +44,8 @@ def command(*words: str) -> list[str]:
 
 def run_command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`nodeagent WORDS` to its end."""
-    environment = {**os.environ, **variables}
-    return subprocess.run(command(*words), env=environment, capture_output=True, text=True, timeout=60, check=False)
+    environment, words = {**os.environ, **variables}, tuple(command(*words))
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
 class Manager:
@@ -136,13 +136,24 @@ class Agent:
         new.write_text(text, encoding="utf-8")
         new.rename(self.file)
 
+    def serves(self, text: str) -> str:
+        """The first metrics page with this text: a page is rendered a moment after what it tells is in the status."""
+        found: list[str] = []
+
+        def is_there(_: dict[str, Any]) -> bool:
+            found[:] = [self.fetch("/metrics")]
+            return text in found[0]
+
+        self.wait_until(is_there)
+        return found[0]
+
     def fetch(self, path: str) -> str:
         """What the server sends; before the first snapshot it answers 503, which is waited for."""
         sent: list[str] = []
 
         def is_served(status: dict[str, Any]) -> bool:
             try:
-                with urllib.request.urlopen(f"http://{status['metrics']}{path}", timeout=10) as answer:
+                with urllib.request.urlopen(f"http://{status['metrics']}{path}", timeout=PATIENCE_SECONDS) as answer:
                     sent.append(str(answer.read().decode()))
             except urllib.error.HTTPError as error:
                 if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:
@@ -155,7 +166,7 @@ class Agent:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and give the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_SECONDS)
 
     @property
     def target(self) -> tuple[str, ...]:
@@ -184,7 +195,7 @@ def agent_on(
         yield Agent(process, manager, root, file, log, profile)
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(PATIENCE_SECONDS)
         manager.close()
 
 

@@ -22,7 +22,7 @@ PROFILE = "dgx-h100"
 WATCHDOG_SECONDS = 3.0
 DEADLINE_SECONDS = 0.25
 HANG_SECONDS = 120
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 FILE = f"""\
 version: 1
 modules: {{nvidia: {{modeset: false}}}}

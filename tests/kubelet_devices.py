@@ -62,8 +62,8 @@ message DeviceSpec { string container_path = 1; string host_path = 2; string per
 """
 MESSAGES, STUBS = made_by_protoc(DEFINITION, "deviceplugin_api")
 CHECKPOINT = "kubelet_internal_checkpoint"
-PATIENCE_SECONDS = 20.0
-DIAL_SECONDS = 2.0
+PATIENCE_SECONDS = 90.0
+DIAL_SECONDS = 10.0
 QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 

@@ -27,7 +27,7 @@ class SocketLane:
 
     def connect(self, peer: LaneInfo, mtu_bytes: int) -> None:
         self.peer, self.mtu = peer, mtu_bytes
-        self.pipe.settimeout(10)
+        self.pipe.settimeout(60)
 
     def ping(self, effort: Effort) -> list[float]:
         for number in range(effort.round_trips):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_process import PROFILE, command, run_command
+from agent_process import PATIENCE_SECONDS, PROFILE, command, run_command
 from cli_driver import Cli
 from nodeagent.cli import VERBS
 from nodeagent.cli.health import health_text
@@ -56,7 +56,7 @@ def on_terminal(*words: str, **variables: str) -> str:
             found += part
     except OSError:
         pass  # EIO: the last writer has closed its end
-    process.wait(30)
+    process.wait(PATIENCE_SECONDS)
     os.close(leader)
     return found.decode()
 
@@ -197,7 +197,7 @@ def test_a_reader_that_goes_away_is_no_failure(cli: Cli) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_apply_stops_between_two_steps_when_asked(fresh: Cli) -> None:
@@ -206,7 +206,7 @@ def test_apply_stops_between_two_steps_when_asked(fresh: Cli) -> None:
         assert found.stderr is not None
         found.stderr.readline()
         found.send_signal(signal.SIGTERM)
-        _, errors = found.communicate(timeout=30)
+        _, errors = found.communicate(timeout=PATIENCE_SECONDS)
     assert "stopped as asked" in errors
     assert found.returncode == 3
     assert not (fresh.root / JOURNAL.lstrip("/")).exists()
@@ -221,7 +221,7 @@ def test_status_and_simulate_find_the_only_simulated_agent(tmp_path_factory: pyt
     with (tmp_path / "log").open("w") as log:
         agent = subprocess.Popen(words, env={**os.environ, **variables}, stderr=log)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE_SECONDS
         while "converged: " not in (tmp_path / "log").read_text() and time.monotonic() < until:
             time.sleep(0.05)
         status = run_command("status", "-o", "json", **variables)
@@ -230,7 +230,7 @@ def test_status_and_simulate_find_the_only_simulated_agent(tmp_path_factory: pyt
         assert started.returncode == 0, started.stderr
     finally:
         agent.terminate()
-        assert agent.wait(20) == 0
+        assert agent.wait(PATIENCE_SECONDS) == 0
     assert open_node(PROFILE, str(tmp_path / f"nodeagent-{PROFILE}")).profile.name == PROFILE
 
 

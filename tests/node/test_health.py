@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_process import PATIENCE_SECONDS
 from nodeagent.health.documents import health_document, health_of
 from nodeagent.host.history import Query, read_history
 from nodeagent.host.link_facts import read_netdevs, read_rdma
@@ -85,7 +86,7 @@ def well(ward: Ward) -> Iterator[Ward]:
 
 def _settles(ward: Ward) -> Wanted:
     """What is still wrong when what needs a while has had it."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_SECONDS
     while (found := ward.problems()) and time.monotonic() < until:
         time.sleep(0.2)
     return found

@@ -90,7 +90,7 @@ class Agent:
         return ["--simulate", self.profile, "--simulate-dir", str(self.directory)]
 
     def text(self, path: str = "/metrics") -> str:
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:
             return answer.read().decode()
 
     def value(self, name: str, *labels: str) -> float | None:
@@ -155,7 +155,7 @@ def prometheus(agent, tmp_path_factory):
 def query(address: str, expression: str) -> list[dict]:
     url = f"http://{address}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return json.load(answer)["data"]["result"]
     except OSError:
         return []
@@ -207,7 +207,7 @@ def test_every_panel_of_our_dashboards_finds_its_data(agent, prometheus):
 def test_our_rules_evaluate(prometheus):
     assert until(lambda: query(prometheus, "instance:nodeagent_gpu_power_watts:sum"))
     assert query(prometheus, "count(nodeagent_gpu_up == 1)")[0]["value"][1] == "8"
-    with urllib.request.urlopen(f"http://{prometheus}/api/v1/rules", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{prometheus}/api/v1/rules", timeout=60) as answer:
         groups = json.load(answer)["data"]["groups"]
     assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
     firing = [rule["name"] for group in groups for rule in group["rules"] if rule.get("state") == "firing"]

@@ -93,7 +93,7 @@ def test_cards_are_brought_back_at_once(node: SimNode) -> None:
     node.node.use_interface("enp225s0np0", "10.3.0.1/24")
     node.converge(BASE + "links: [{match: enp225s0np0, up: true}]\n")
     before = _network(node)
-    links, meeting = node.host.links, threading.Barrier(2, timeout=30)
+    links, meeting = node.host.links, threading.Barrier(2, timeout=60)
 
     class Meeting:
         def __getattr__(self, name: str) -> object:
@@ -194,7 +194,7 @@ def test_a_crash_before_the_settings_are_back_is_made_good(node: SimNode) -> Non
 def test_functions_of_one_card_are_brought_back_at_once(node: SimNode) -> None:
     """As for cards; with a shared IOMMU group they would be one lane, and this test would wait in vain."""
     before = _network(node)
-    links, meeting = node.host.links, threading.Barrier(2, timeout=30)
+    links, meeting = node.host.links, threading.Barrier(2, timeout=60)
     functions = links.functions
 
     class Meeting:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent_process import FILE, PROFILE, Agent, agent_on, is_alive, run_command, workers_of
+from agent_process import FILE, PATIENCE_SECONDS, PROFILE, Agent, agent_on, is_alive, run_command, workers_of
 from nodeagent.host.nvml import InProcessNvml
 from nodeagent.host.paths import CONTROL_SOCKET, JOURNAL
 from nodeagent.simulation.kernel_state import edited
@@ -253,7 +253,7 @@ def test_a_killed_agent_is_no_agent_and_the_next_one_recovers(tmp_path: Path) ->
         agent.process.kill()
         agent.process.wait(20)
     assert (tmp_path / "n" / CONTROL_SOCKET.lstrip("/")).exists()
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_SECONDS
     while any(is_alive(pid) for pid in workers) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(is_alive(pid) for pid in workers)

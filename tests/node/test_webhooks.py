@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent_process import PATIENCE_SECONDS
 from nodeagent.health.damping import Change
 from nodeagent.spec.health import HealthWebhook, TellFrom
 from nodeagent.state.health import NODE, Finding, Verdict
@@ -49,7 +50,7 @@ class Ear:
         self.thread.start()
 
     def hears(self, count: int) -> list[dict[str, Any]]:
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_SECONDS
         while len(self.heard) < count and time.monotonic() < until:
             time.sleep(0.01)
         return self.heard

@@ -134,7 +134,7 @@ def test_wrong_requests_are_refused_with_their_reason(place):
             (["a", "a"], "asked for twice"),
         ):
             with pytest.raises(grpc.RpcError) as refusal:
-                stub.Allocate(MESSAGES.AllocateRequest(container_requests=[{"devices_ids": ids}]), timeout=5)
+                stub.Allocate(MESSAGES.AllocateRequest(container_requests=[{"devices_ids": ids}]), timeout=60)
             assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert reason in refusal.value.details()
         assert not stub.GetDevicePluginOptions(MESSAGES.Empty()).pre_start_required

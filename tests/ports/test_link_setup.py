@@ -46,7 +46,7 @@ def _in_namespace(code: str) -> None:
     namespaces = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
     command = ["unshare", *namespaces, "sh", "-c", mount, "sh", sys.executable, "-W", "error", "-c", PROLOGUE + code]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 

@@ -76,7 +76,7 @@ def test_write_that_the_kernel_takes_in_part_is_an_error(tmp_path: Path) -> None
         "except HostError as error: sys.exit(str(error))\n"
     )
     command = [sys.executable, "-c", code, files.root]
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False, timeout=120)
     assert done.stderr == "write /attribute: the kernel took 4096 of 10000 bytes\n"
 
 

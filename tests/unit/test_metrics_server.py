@@ -29,7 +29,7 @@ def server(latest):
 
 
 def connect(server) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(server.address, timeout=10)
+    return http.client.HTTPConnection(server.address, timeout=60)
 
 
 def get(server, path, method="GET", **headers):
@@ -100,7 +100,7 @@ def test_a_connection_serves_several_scrapes(server):
 
 def test_an_idle_client_holds_up_nobody(server):
     host, _, port = server.address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as idle:
+    with socket.create_connection((host, int(port)), timeout=60) as idle:
         idle.sendall(b"GET /metrics HT")
         assert get(server, "/metrics")[0].status == 200
 

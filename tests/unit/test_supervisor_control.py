@@ -58,7 +58,7 @@ def root(tmp_path: Path, asked: Asked) -> Iterator[str]:
 
 def connect(root: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(10)
+    connection.settimeout(60)
     connection.connect(root + CONTROL_SOCKET)
     return connection
 

@@ -18,7 +18,7 @@ class Manager:
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
         self.address = address
 
