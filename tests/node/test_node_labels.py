@@ -9,7 +9,8 @@ import pytest
 
 from https_node import NodeServer
 from nodeagent.errors import DeniedError, GoneError, HostError
-from nodeagent.kubernetes.node_api import MANAGED, NodeApi, access_from
+from nodeagent.kubernetes.api_client import access_from
+from nodeagent.kubernetes.node_api import MANAGED, NodeApi
 from nodeagent.plan.convergence import converge, goal_of
 from nodeagent.plan.executor import Context
 from nodeagent.plan.journal import Journal
@@ -55,7 +56,7 @@ def test_a_renewed_token_is_taken_and_a_wrong_one_is_said(server):
         api = NodeApi(access)
         api.read()
         server.accepted = "secret-2"
-        with pytest.raises(DeniedError, match="the api answers 401; the token is not accepted"):
+        with pytest.raises(DeniedError, match=r"the api answers 401 \(Unauthorized\); the token is not accepted"):
             api.read()
         server.token.write_text("secret-2")
         assert api.read().labels["kubernetes.io/hostname"] == "gpu-1"
@@ -63,7 +64,7 @@ def test_a_renewed_token_is_taken_and_a_wrong_one_is_said(server):
 
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
-    [(403, DeniedError, "needs get and patch"), (404, GoneError, "NODE_NAME"), (500, HostError, "answers 500")],
+    [(403, DeniedError, "needs get, patch and watch"), (404, GoneError, "NODE_NAME"), (500, HostError, "answers 500")],
 )
 def test_refusals_say_what_would_help(server, status, kind, words):
     with server.serve() as access:

@@ -124,7 +124,7 @@ def test_without_labels_over_the_api_the_pod_may_do_nothing_there() -> None:
 def test_over_the_api_it_may_get_and_patch_nodes_its_own_only() -> None:
     documents = render({"features": {"labels": "api"}})
     assert only(documents, "ClusterRole")["rules"] == [
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch", "watch"]}
     ]
     (subject,) = only(documents, "ClusterRoleBinding")["subjects"]
     account = only(documents, "ServiceAccount")["metadata"]
@@ -134,6 +134,19 @@ def test_over_the_api_it_may_get_and_patch_nodes_its_own_only() -> None:
     for values, version in (({"rbac": {"ownNodeOnly": False}}, "1.32"), ({}, "1.31")):
         older = render({"features": {"labels": "api"}} | values, version=version)
         assert API & set(kinds(older)) == {"ClusterRole", "ClusterRoleBinding"}
+
+
+def test_the_taint_of_quarantine_is_allowed_where_it_is_asked_for_only() -> None:
+    plain, tainting = (
+        only(render({"features": {"labels": "api"}, "rbac": rbac}), "ValidatingAdmissionPolicy")["spec"]["validations"]
+        for rbac in ({}, {"taint": True})
+    )
+    assert [one["expression"] for one in plain][1:] == ["object.spec == oldObject.spec"]
+    assert tainting[0] == plain[0], "still its own node alone"
+    text = " ".join(one["expression"] for one in tainting[1:])
+    assert all(f"object.spec.{name} == oldObject.spec.{name}" in text for name in ("podCIDR", "unschedulable"))
+    assert "t.key != 'nodeagent.io/quarantine'" in text
+    assert "object.spec == oldObject.spec" not in text
 
 
 def test_off_may_be_written_without_quotes() -> None:
@@ -291,7 +304,7 @@ def _gets(row: Document) -> str:
         "hostPID": "host PIDs",
         "unconfined": "no AppArmor",
     }
-    token = ["get and patch on nodes"] if row.get("token") else []
+    token = ["get, patch and watch on nodes"] if row.get("token") else []
     return ", ".join([text for key, text in words.items() if row.get(key)] + row.get("capabilities", []) + token)
 
 

@@ -63,12 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(f"print labels: {error}") from error
     if arguments.patch:
-        _patch(labels)
+        _patch(labels, target.root)
     emit(labels, arguments.output, lambda: columns([(key, value) for key, value in labels.items()]))
     return 0
 
 
-def _patch(labels: dict[str, str]) -> None:
-    from nodeagent.kubernetes.node_api import NodeApi, access_from
+def _patch(labels: dict[str, str], root: str) -> None:
+    from nodeagent.kubernetes.api_client import access_from
+    from nodeagent.kubernetes.node_api import NodeApi
 
-    NodeApi(access_from(os.environ)).publish(labels)
+    NodeApi(access_from(os.environ, root)).publish(labels)

@@ -157,7 +157,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
 
     supervisor.on_spec = follow
     if spec.labels is not None and spec.labels.api:
-        _attach_labels(stack, supervisor)
+        _attach_labels(stack, supervisor, target)
     if spec.metrics.listen:
         _serve_metrics(stack, supervisor, sampler, target)
     control = ControlServer(
@@ -186,19 +186,29 @@ def _serve_metrics(stack: ExitStack, supervisor: Supervisor, sampler: Sampler, t
     supervisor.status = replace(supervisor.status, identity=replace(supervisor.status.identity, metrics=server.address))
 
 
-def _attach_labels(stack: ExitStack, supervisor: Supervisor) -> None:
+def _attach_labels(stack: ExitStack, supervisor: Supervisor, target: Target) -> None:
     """The node object's labels; the node file is read through them from now on."""
-    from nodeagent.kubernetes.node_api import NodeApi, access_from
+    from nodeagent.kubernetes.api_client import access_from
+    from nodeagent.kubernetes.node_api import NodeApi
+    from nodeagent.kubernetes.node_watch import NodeWatch
     from nodeagent.supervisor.node_labels import NodeLabels
 
-    files, read = supervisor.observer.host.files, supervisor.read
+    files, read, tell = supervisor.observer.host.files, supervisor.read, supervisor.on_status
+    access = access_from(os.environ, target.root)
     labels = NodeLabels(
-        NodeApi(access_from(os.environ)),
+        NodeApi(access),
         lambda: supervisor.status,
         lambda: supervisor.waker.wake(Wake.RELOAD),
         lambda path: files.read_optional(path) if path else None,
     )
+    labels.watch = NodeWatch(NodeApi(access), labels.ask)  # a client of its own: its request stays open
     labels.spec = supervisor.spec
+
+    def told(status: Status) -> None:
+        tell(status)
+        labels.ask()
+
+    supervisor.on_status = told
     supervisor.read = lambda path: labels.overridden(read(path))
     labels.start()
     stack.callback(labels.stop)

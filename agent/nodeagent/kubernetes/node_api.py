@@ -1,51 +1,25 @@
-"""The node's object in the Kubernetes API: read, and patched in its labels; with a service account, over TLS only.
+"""The node's object in the Kubernetes API: read, and patched in its labels and in one taint.
 
-Sources: kubernetes.io/docs/tasks/run-application/access-api-from-pod (address, token, certificate authority), RFC 7396
-(merge patch: null removes a key).
+Sources: RFC 7396 (merge patch: null removes a key, a list is replaced as a whole),
+kubernetes.io/docs/reference/using-api/api-concepts (a patch that names a resourceVersion is refused with 409 if the
+object has another by then), kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from nodeagent.errors import DeadlineError, DeniedError, GoneError, HostError
-from nodeagent.host.paths import SERVICE_ACCOUNT
+from nodeagent.errors import BusyError
+from nodeagent.kubernetes.api_client import Access, ApiClient
+from nodeagent.state.repair import QUARANTINE
 
 MANAGED = "nodeagent.io/labels"  # annotation: the labels that are ours, so that those no longer wanted can go
-DEADLINE_SECONDS = 10.0
-ANSWER_BYTES = 4 << 20
-_KINDS: Mapping[int, tuple[type[HostError], str]] = {
-    401: (DeniedError, "the token is not accepted; see the service account"),
-    403: (DeniedError, "the service account may not do that; it needs get and patch on nodes"),
-    404: (GoneError, "there is no such node; set NODE_NAME to its name in the cluster"),
-}
-
-
-@dataclass(frozen=True)
-class Access:
-    """Where the API is, and with what to speak to it; the token is read anew each time, because it is renewed."""
-
-    host: str
-    port: int
-    node: str
-    token_file: str = f"{SERVICE_ACCOUNT}/token"
-    authority_file: str = f"{SERVICE_ACCOUNT}/ca.crt"
-
-
-def access_from(environment: Mapping[str, str]) -> Access:
-    """As a pod finds it. GoneError where this is no pod, or its node has no name."""
-    host, node = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("NODE_NAME", "")
-    if not host or not node:
-        missing = "NODE_NAME" if host else "KUBERNETES_SERVICE_HOST"
-        advice = "run in a pod with a service account, and give it its node's name by the downward API"
-        raise GoneError("reach", "kubernetes api", f"{missing} is not set", advice)
-    return Access(host, int(environment.get("KUBERNETES_SERVICE_PORT", "443")), node)
+TAINTED = "nodeagent.io/taint"  # annotation: the key of the taint that is ours
+TAINT: Mapping[str, str] = {"key": QUARANTINE, "value": "repair", "effect": "NoSchedule"}
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -54,6 +28,8 @@ class NodeObject:
 
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    taints: tuple[Mapping[str, Any], ...] = ()
+    version: str = ""
 
     @property
     def managed(self) -> frozenset[str]:
@@ -64,57 +40,53 @@ class NodeApi:
     """One node through the API. Every method raises HostError kinds."""
 
     def __init__(self, access: Access) -> None:
-        self._access = access
-        self._path = f"/api/v1/nodes/{quote(access.node, safe='')}"
+        self.client = ApiClient(access)
+        self.path = f"/api/v1/nodes/{quote(access.node, safe='')}"
 
     def read(self) -> NodeObject:
-        """Labels and annotations as they are."""
-        return _node(self._ask("GET"))
+        """Labels, annotations and taints as they are."""
+        return node_of(self.client.ask("GET", self.path))
 
-    def publish(self, labels: Mapping[str, str]) -> bool:
-        """Make these our labels of the node; whether anything had to change. Labels of others stay."""
-        found = self.read()
-        patch = patch_for(found, labels)
-        if patch is None:
-            return False
-        self._ask("PATCH", patch)
-        return True
+    def publish(self, labels: Mapping[str, str], found: NodeObject | None = None) -> NodeObject | None:
+        """Make these our labels of the node, None where nothing had to change. Labels of others stay.
 
-    def _ask(self, method: str, body: Mapping[str, Any] | None = None) -> Any:
-        access = self._access
-        try:
-            status, data = self._exchange(method, json.dumps(body) if body is not None else None)
-        except TimeoutError as error:
-            reason = f"no answer within {DEADLINE_SECONDS:g} s"
-            raise DeadlineError(method.lower(), f"node {access.node}", reason) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise HostError(method.lower(), f"node {access.node}", str(error).lower()) from error
-        if status != http.client.OK:
-            kind, advice = _KINDS.get(status, (HostError, ""))
-            raise kind(method.lower(), f"node {access.node}", f"the api answers {status}", advice)
-        return data
+        `found` is the node as it was last seen, read anew if it is left out.
+        """
+        patch = patch_for(found or self.read(), labels)
+        return None if patch is None else self._patched(patch)
 
-    def _exchange(self, method: str, body: str | None) -> tuple[int, Any]:
-        access = self._access
-        with open(access.token_file, encoding="ascii") as file:
-            token = file.read().strip()
-        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json", "User-Agent": "nodeagent"}
-        if body is not None:
-            headers["Content-Type"] = "application/merge-patch+json"
-        trust = ssl.create_default_context(cafile=access.authority_file)
-        connection = http.client.HTTPSConnection(access.host, access.port, timeout=DEADLINE_SECONDS, context=trust)
-        try:
-            connection.request(method, self._path, body=body, headers=headers)
-            answer = connection.getresponse()
-            data = answer.read(ANSWER_BYTES)
-            return answer.status, json.loads(data) if answer.status == http.client.OK else None
-        finally:
-            connection.close()
+    def bring_taint(self, found: NodeObject, *, wanted: bool) -> NodeObject | None:
+        """Set or remove the taint of quarantine, None where nothing had to change. Other taints stay.
+
+        The patch holds for the object as it was seen only; somebody else's change meanwhile is taken over, at most
+        three times. BusyError then.
+        """
+        for tries_left in reversed(range(TRIES)):
+            patch = taint_patch(found, wanted=wanted)
+            if patch is None:
+                return None
+            try:
+                return self._patched(patch)
+            except BusyError:
+                if not tries_left or self.client.rest_seconds():
+                    raise
+                found = self.read()
+        return None
+
+    def _patched(self, patch: Mapping[str, Any]) -> NodeObject:
+        return node_of(self.client.ask("PATCH", self.path, patch))
 
 
-def _node(document: Any) -> NodeObject:
+def node_of(document: Any) -> NodeObject:
+    """The node of an answer or an event."""
     metadata = document.get("metadata", {}) if isinstance(document, dict) else {}
-    return NodeObject(metadata.get("labels") or {}, metadata.get("annotations") or {})
+    spec = document.get("spec") or {} if isinstance(document, dict) else {}
+    return NodeObject(
+        metadata.get("labels") or {},
+        metadata.get("annotations") or {},
+        tuple(spec.get("taints") or ()),
+        metadata.get("resourceVersion", ""),
+    )
 
 
 def patch_for(found: NodeObject, labels: Mapping[str, str]) -> Mapping[str, Any] | None:
@@ -124,4 +96,22 @@ def patch_for(found: NodeObject, labels: Mapping[str, str]) -> Mapping[str, Any]
     managed = ",".join(sorted(labels))
     if not changed and found.annotations.get(MANAGED, "") == managed:
         return None
-    return {"metadata": {"labels": changed, "annotations": {MANAGED: managed}}}
+    return {"metadata": {"labels": changed, "annotations": {MANAGED: managed or None}}}
+
+
+def taint_patch(found: NodeObject, *, wanted: bool) -> Mapping[str, Any] | None:
+    """The merge patch that sets our taint, or removes it if it is ours; None where nothing is to be done.
+
+    A taint of that key without our annotation is somebody else's. The list goes as a whole, hence the precondition.
+    """
+    there = any(taint.get("key") == QUARANTINE for taint in found.taints)
+    is_ours = found.annotations.get(TAINTED) == QUARANTINE
+    if wanted is there or (there and not is_ours):
+        return None if wanted or there or not is_ours else _taints(found, found.taints, None)
+    others = tuple(taint for taint in found.taints if taint.get("key") != QUARANTINE)
+    return _taints(found, (*others, TAINT), QUARANTINE) if wanted else _taints(found, others, None)
+
+
+def _taints(found: NodeObject, taints: tuple[Mapping[str, Any], ...], mark: str | None) -> Mapping[str, Any]:
+    metadata = {"resourceVersion": found.version, "annotations": {TAINTED: mark}}
+    return {"metadata": metadata, "spec": {"taints": [dict(taint) for taint in taints]}}

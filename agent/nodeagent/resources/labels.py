@@ -19,10 +19,10 @@ from nodeagent.spec.labels import Labels
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.health import KEPT_FROM_WORK, Health
 from nodeagent.state.node import NodeState
+from nodeagent.state.repair import QUARANTINE
 
 UNIT, WHAT = "labels", "node labels"
 OWN = "nodeagent.io"
-QUARANTINE = f"{OWN}/quarantine"  # a GPU or NIC is kept from work by repair, or the node waits for a reboot
 MOFED = "nvidia.com/mofed.version"  # Mellanox/nic-feature-discovery: the version of OFED's mlx5_core, inbox has none
 EXPIRY = "# +expiry-time="
 LEAST_VALIDITY_SECONDS = 900.0
@@ -83,12 +83,16 @@ def _health(state: NodeState) -> dict[str, str]:
         return {}
     silent = [item for item in state.unknown if item.what.startswith("GPU")]
     health = state.health or Health()
-    kept = {one.check for one in health.problems} & set(KEPT_FROM_WORK)
     return {
         f"{OWN}/gpus.silent": str(len(silent)),
         f"{OWN}/health": health.verdict.value,
-        **({QUARANTINE: "true"} if kept else {}),
+        **({QUARANTINE: "true"} if is_kept_from_work(state) else {}),
     }
+
+
+def is_kept_from_work(state: NodeState) -> bool:
+    """Whether repair keeps a device, or the node, from work."""
+    return any(one.check in KEPT_FROM_WORK for one in (state.health or Health()).problems)
 
 
 def features_text(labels: Mapping[str, str], changed: float, expires: float) -> str:

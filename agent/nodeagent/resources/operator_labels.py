@@ -78,7 +78,8 @@ def _entries(spec: NodeSpec, name: str, gpus: Iterable[Gpu], parted: str | None)
 def mig_config_state(
     followed: Followed, *, seen: bool, open_units: Iterable[str], failed: Iterable[str], gpus: Iterable[Gpu]
 ) -> MigConfigState:
-    """`seen`: a pass has ended since the label was taken over; units are those still to do, and those that failed.
+    """`seen`: a pass has ended since the label was taken over; units are those still to do, and those that failed or
+    cannot be done at all.
 
     Level-triggered: what waits for a job to end is pending until it has, and a repaired failure becomes success.
     """

@@ -286,6 +286,7 @@ _EVERY_KEY = Example(
             "features_file": "",
             "api": False,
             "follow": False,
+            "taint": False,
             "mig_config_file": "",
         },
         "kubernetes": KUBERNETES,

@@ -51,6 +51,13 @@ def machines_or_slices(spec: NodeSpec) -> Iterator[Finding]:
             yield Finding(("mig", index), problem, (("sandbox", "workload"), ("sandbox", "devices")))
 
 
+def taint_through_the_api(spec: NodeSpec) -> Iterator[Finding]:
+    """`labels.taint` needs `labels.api`: taints are on the node object."""
+    if spec.labels and spec.labels.taint and not spec.labels.api:
+        problem = "taints are set through the Kubernetes API; expected api: true, or taint: false"
+        yield Finding(("labels", "taint"), problem, (("labels", "api"),))
+
+
 def labels_to_follow(spec: NodeSpec) -> Iterator[Finding]:
     """`labels.follow` needs `labels.api`: the operator's labels are on the node object."""
     if spec.labels and spec.labels.follow and not spec.labels.api:
@@ -64,4 +71,5 @@ RULES: tuple[Callable[[NodeSpec], Iterator[Finding]], ...] = (
     findings_can_go,
     machines_or_slices,
     labels_to_follow,
+    taint_through_the_api,
 )

@@ -61,10 +61,17 @@ class Labels:
     features_file: str = absolute_path(
         "That file, if it is not nodeagent.features in the usual directory.", example='"/srv/nfd/nodeagent.features"'
     )
-    api: bool = key("Patch the node object; needs a service account that may get and patch nodes.", default=False)
+    api: bool = key(
+        "Patch the node object; needs a service account that may get, patch and watch nodes.", default=False
+    )
     follow: bool = key(
         "Do as the GPU Operator's labels say: nvidia.com/mig.config, nvidia.com/gpu.deploy.* and, with a section "
         "`sandbox`, nvidia.com/gpu.workload.config; needs `api`.",
+        default=False,
+    )
+    taint: bool = key(
+        "While repair keeps a device or the node from work, also set the taint "
+        "nodeagent.io/quarantine=repair:NoSchedule on the node; needs `api`.",
         default=False,
     )
     mig_config_file: str = absolute_path(

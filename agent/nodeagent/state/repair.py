@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from nodeagent.state.health import Finding, Subject, SubjectKind
 
+QUARANTINE = "nodeagent.io/quarantine"  # label and taint: something is kept from work, or the node waits for a reboot
 OUR_DRAIN = "nodeagent:"  # how every reason begins that we give to Slurm, and by which we know our own drain
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nodeagent.plan.document import SCHEMA_VERSION
-from nodeagent.resources.labels import QUARANTINE
 from nodeagent.state.health import Subject
-from nodeagent.state.repair import Attempt, Decision
+from nodeagent.state.repair import QUARANTINE, Attempt, Decision
 from nodeagent.supervisor.repair import Preview, Repairs
 
 Order = Callable[[str, int], Mapping[str, Any]]
