@@ -173,6 +173,8 @@ def _last_rows(last: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
     yield "", "found", f"{count(last['gpus'], 'GPU')}, {count(last['rdmaDevices'], 'RDMA device')}"
     for text in last["unknown"]:
         yield "warn", "unknown", text
+    for step in last["plan"]["owed"]:
+        yield "bad", "owed", step["step"]
     for failure in last["failures"]:
         yield "bad", "failed", f"{failure['step']}: {failure['message']}"
 

@@ -20,6 +20,7 @@ class AgentFacts:
     read. `unit_failures` counts failures per unit since the start, `units_waiting` names those that wait after one.
     `cpu_seconds`, `resident_bytes`, `open_files` and `start_seconds` (Unix time) are those of the agent's main process.
     `cycle_seconds` says by source what the last round of telemetry took, `cycle_errors` counts its failures.
+    `owed` counts steps by subject that shall bring back what an interrupted or failed transition took away.
     `nvml_calls` are calls and seconds by NVML function.
     """
 
@@ -44,3 +45,4 @@ class AgentFacts:
     cycle_errors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     nvml_hangs: int | None = None
     nvml_calls: Mapping[str, tuple[int, float]] = field(default_factory=lambda: MappingProxyType({}))
+    owed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

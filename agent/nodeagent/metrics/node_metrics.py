@@ -91,6 +91,11 @@ AGENT_FAMILIES: tuple[tuple[Family, Callable[[View], Samples]], ...] = (
     _gauge("nodeagent_converged", "Whether the node is as the node file says.", _own(lambda a: a.converged)),
     _gauge("nodeagent_blocked", "Things that stand in the way of planned steps.", _own(lambda a: a.blocked)),
     _gauge("nodeagent_drift_steps", "Steps of the last plan: 0 when nothing differs.", _own(lambda a: a.drift_steps)),
+    _gauge(
+        "nodeagent_owed_steps",
+        "Steps that shall bring back what was taken away and is not back yet.",
+        _each("subject", lambda a: a.owed),
+    ),
     _gauge("nodeagent_unknown_facts", "Facts that could not be read.", lambda v: (("", len(v.node.unknown)),)),
     _counter("nodeagent_unit_failures_total", "Failures by unit of work.", _each("unit", lambda a: a.unit_failures)),
     _gauge("nodeagent_unit_waiting", "Whether the unit waits after a failure.", _units_waiting),

@@ -155,7 +155,8 @@ def survey_owed(goal: Goal, owed: tuple[Step, ...], observer: Observer) -> tuple
     interest = tuple(dict.fromkeys((*goal.interest, *modules)))
     state, plan = survey(observer, replace(goal, interest=interest, terms=replace(goal.terms, owed=owed)))
     decided = {thing for wish in (goal.wishes(state) if owed else ()) for thing in wish.decided}
-    still = tuple(step for step in owed if step.subject not in decided and not step.satisfied(state))
+    due = (step for step in owed if step.subject not in decided or step.irreplaceable)
+    still = tuple(step for step in due if not step.satisfied(state))
     return state, plan, replace(goal, terms=replace(goal.terms, owed=still))
 
 

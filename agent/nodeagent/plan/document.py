@@ -23,6 +23,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "blocked": [_blocked(entry) for entry in plan.blocked],
         "obstacles": [_obstacle(obstacle) for obstacle in plan.obstacles],
         "remarks": list(plan.remarks),
+        "owed": [step_document(step) for step in plan.owed],
     }
 
 

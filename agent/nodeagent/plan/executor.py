@@ -63,7 +63,7 @@ class _Run:
 
     context: Context
     failures: list[Failure] = field(default_factory=list)
-    done: list[Step] = field(default_factory=list)
+    lost: set[Thing] = field(default_factory=set)  # what should have come back and is not there
     lock: threading.Lock = field(default_factory=threading.Lock)  # journal and report are told by one at a time
 
     def take(self, phase: Phase, step: Step) -> bool:
@@ -82,6 +82,17 @@ class _Run:
             self.context.report.finished(phase, step, None)
             self.context.journal.note(phase, step, Status.DONE)
         return True
+
+    def bring_back(self, phase: Phase, step: Step) -> None:
+        """Take the step unless what it stands on is not there: waiting for that would be in vain, and it stays owed."""
+        if self.lost.intersection(step.after):
+            with self.lock:
+                self.context.report.skipped(step, "what it stands on is not back")
+            self.lost.add(step.subject)
+        elif self.take(phase, step):
+            self.lost.discard(step.subject)
+        else:
+            self.lost.add(step.subject)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,8 @@ def execute(transition: Transition, context: Context, owed: Sequence[Step] = ())
     """
     run = _Run(context)
     context.journal.begin(transition, owed)
+    if transition.is_owed:
+        return _settle(run, transition.acts)
     quieted = _quiesce(run, transition)
     ready = len(quieted) == len(transition.quiesce)
     acted, stopped = _act(run, transition.acts) if ready else ((), False)
@@ -118,6 +131,15 @@ def execute(transition: Transition, context: Context, owed: Sequence[Step] = ())
     context.journal.end()
     held_back = frozenset() if ready else frozenset(step.unit for step in transition.acts)
     return Result(acted, tuple(run.failures), stopped, held_back)
+
+
+def _settle(run: _Run, owed: Sequence[Step]) -> Result:
+    """Bring back what an interrupted transition owes. Nothing of it is undone: what is there again stays."""
+    stopped = _bring_back(run, Phase.ACT, owed, run.context.stop)
+    failed = [failure.step for failure in run.failures]
+    done = tuple(step for step in owed if step not in failed and step.subject not in run.lost)
+    run.context.journal.end()
+    return Result(() if stopped else done, tuple(run.failures), stopped)
 
 
 def _quiesce(run: _Run, transition: Transition) -> tuple[Thing, ...]:
@@ -182,13 +204,20 @@ def _undo_dependent(run: _Run, unit: str, acted: list[Step]) -> list[Step]:
 
 
 def _restore(run: _Run, transition: Transition, quieted: Sequence[Thing]) -> None:
-    """Bring back what let go, in reverse; one that fails does not keep the others from coming back."""
-    wanted = (step for step in transition.restore if step.subject in quieted)
-    for depth, steps in groupby(wanted, key=_depth):
+    """Bring back what let go, in reverse."""
+    _bring_back(run, Phase.RESTORE, [step for step in transition.restore if step.subject in quieted], lambda: False)
+
+
+def _bring_back(run: _Run, phase: Phase, steps: Sequence[Step], stop: Callable[[], bool]) -> bool:
+    """One that fails does not keep others from coming back, but for what stands on it. True when told to stop."""
+    for depth, together in groupby(steps, key=_depth):
+        if stop():
+            return True
         lanes: dict[str, list[Step]] = {}
-        for step in steps:
+        for step in together:
             lanes.setdefault(step.unit if depth else "", []).append(step)
-        _side_by_side(run, tuple(lanes.values()))
+        _side_by_side(run, phase, tuple(lanes.values()))
+    return False
 
 
 def _depth(step: Step) -> int:
@@ -196,12 +225,12 @@ def _depth(step: Step) -> int:
     return step.unit.count("/") if step.unit.startswith(CARD_UNIT) else 0
 
 
-def _side_by_side(run: _Run, lanes: Sequence[Sequence[Step]]) -> None:
+def _side_by_side(run: _Run, phase: Phase, lanes: Sequence[Sequence[Step]]) -> None:
     """Each lane in its order; the lanes at once, for each waits for firmware and for names most of the time."""
 
     def follow(lane: Sequence[Step]) -> None:
         for step in lane:
-            run.take(Phase.RESTORE, step)
+            run.bring_back(phase, step)
 
     if len(lanes) == 1:
         follow(lanes[0])

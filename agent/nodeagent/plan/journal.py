@@ -75,9 +75,10 @@ class Journal:
         self._entries.append(Entry(phase, step))
 
     def note(self, phase: Phase, step: Step, status: Status) -> None:
-        """Record the status of a step, durably."""
+        """Record the status of a step, durably. What is done is not owed any more either."""
+        phases = (phase, Phase.OWED) if status is Status.DONE else (phase,)
         for index, entry in enumerate(self._entries):
-            if entry.phase is phase and entry.step == step:
+            if entry.phase in phases and entry.step == step:
                 self._entries[index] = replace(entry, status=status)
         self._save()
 

@@ -56,12 +56,16 @@ class Transition:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole plan; empty means that the node is as the file says."""
+    """The whole plan; empty means that the node is as the file says.
+
+    `owed` is what an interrupted or failed transition took away and has not brought back yet, now or later to be done.
+    """
 
     transitions: tuple[Transition, ...] = ()
     blocked: tuple[Blocked, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     remarks: tuple[str, ...] = ()
+    owed: tuple[Step, ...] = ()
 
     @property
     def converged(self) -> bool:

@@ -57,14 +57,15 @@ def sequence(wishes: Iterable[Wish], state: NodeState, terms: Terms) -> Plan:
     tasks, blocked = _refuse_guarded(*_sort_out(steps, graph, terms), guarded_by(terms.guard, state), terms.guard)
     groups = _clients_last(_group(tasks))
     transitions = tuple(_transition(group, state) for group in groups)
-    owed = _owed(terms.owed, wishes, state)
-    waiting = tuple(Blocked(step, terms.postponed[step.unit]) for step in owed if step.unit in terms.postponed)
-    owed = tuple(step for step in owed if step.unit not in terms.postponed)
+    due = _owed(terms.owed, wishes, state)
+    waiting = tuple(Blocked(step, terms.postponed[step.unit]) for step in due if step.unit in terms.postponed)
+    owed = tuple(step for step in due if step.unit not in terms.postponed)
     return Plan(
         transitions=transitions + ((Transition(acts=owed, is_owed=True),) if owed else ()),
         blocked=blocked + waiting,
         obstacles=tuple(obstacle for wish in wishes for obstacle in wish.obstacles),
         remarks=tuple(remark for wish in wishes for remark in wish.remarks),
+        owed=due,
     )
 
 

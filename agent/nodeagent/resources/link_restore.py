@@ -74,7 +74,8 @@ class RestoreLink(Step):
 
     @property
     def irreplaceable(self) -> bool:
-        return bool(self.entries)
+        """The node file may say an interface's MTU, and not the addresses and offloads that others gave it."""
+        return bool(self.entries or self.settings)
 
     @property
     def after(self) -> tuple[Thing, ...]:

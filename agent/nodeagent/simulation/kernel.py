@@ -37,7 +37,7 @@ PRIVATE = ".simulation"
 """Folder below the node's directory for what is not part of the node: state, lock, NVML machine."""
 
 _NEVER_SHOWN = -1
-OPERATIONS = ("insert", "remove", "write", "devlink", "settings", "read settings", "read addressing")
+OPERATIONS = ("insert", "remove", "write", "devlink", "restore", "settings", "read settings", "read addressing")
 
 
 class Mirror(Protocol):

@@ -213,6 +213,8 @@ class SimulatedLinks(SimulatedRoce):
         return {name: entries for name, entries in found if entries}
 
     def restore(self, netdev: str, entries: tuple[tuple[str, str], ...]) -> None:
+        with host_errors("restore", netdev):
+            self._kernel.strike("restore", netdev)
         with host_errors("restore", netdev), self._kernel.transaction() as draft:
             draft.state, refused = with_setup(draft.state, netdev, entries)
         if refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -209,6 +210,7 @@ class Sampler:
             simulated=status.identity.simulated,
             converged=status.condition is Condition.CONVERGED,
             blocked=len(plan.blocked),
+            owed=Counter(str(step.subject) for step in plan.owed),
             drift_steps=plan.step_count,
             passes=status.passes,
             pass_duration_seconds=status.last.duration_seconds if status.last else None,
