@@ -15,7 +15,7 @@ from nodeagent.simulation.kernel_state import Policy
 from nodeagent.state.topology import ACS_REDIRECT_BITS, PcieSetting
 from sim_node import SimNode, Told, sim_node
 
-NIC, GPU_PORT, NIC_PORT = "0000:0c:00.0", "0000:04:04.0", "0000:04:10.0"
+NIC = "0000:0c:00.0"
 WISH = "pcie: {max_read_request: 4096, relaxed_ordering: true, acs_redirect: false}"
 
 

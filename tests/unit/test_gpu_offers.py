@@ -277,9 +277,6 @@ def test_too_few_are_no_set_and_many_are_grown():
     assert len({int(one) // 8 for one in best_set(names, ["13"], 8, near)}) == 1
 
 
-PARENTS = {n: f"root{n // 2}" for n in range(4)}
-
-
 def test_nvlink_counts_before_pcie_and_numa_before_nothing():
     gpus = [gpu(n) for n in range(4)]
     state = node(*gpus)

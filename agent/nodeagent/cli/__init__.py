@@ -62,9 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
-        from nodeagent.cli.completing import teach
-
-        teach(parser)
         argcomplete.autocomplete(parser)
     arguments = parser.parse_args(words)
     try:

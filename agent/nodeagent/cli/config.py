@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from nodeagent.cli.completing import example_names, offer
 from nodeagent.cli.output import emit
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import SpecProblem
@@ -48,9 +49,10 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     verbs.choices["show"].add_argument(
         "file", metavar="FILE", nargs="?", default=NODE_FILE, help="default: %(default)s"
     )
-    verbs.choices["example"].add_argument(
+    which = verbs.choices["example"].add_argument(
         "name", metavar="NAME", nargs="?", default="", help="default: every key there is"
     )
+    offer(which, example_names)
     verbs.choices["example"].add_argument("--list", action="store_true", help="print the names of the examples")
 
 

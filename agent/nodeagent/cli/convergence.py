@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from nodeagent.cli.completing import offer, policy_words
 from nodeagent.cli.interrupt import Interrupt
 from nodeagent.cli.output import Style, count, emit, style_for, subject_text, warn, with_short_gpus
 from nodeagent.cli.progress import Progress
@@ -77,13 +78,14 @@ def add_goal_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_disruption_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    disruption = parser.add_argument(
         "--disruption",
         action="append",
         default=[],
         metavar="KIND=POLICY",
         help="override the file: gpu, nic or node = never, when-idle or allow",
     )
+    offer(disruption, policy_words)
 
 
 def add_apply_options(parser: argparse.ArgumentParser) -> None:

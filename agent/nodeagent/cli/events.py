@@ -31,7 +31,7 @@ examples:
   nodeagent events --follow
 """
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5  # the history is a file that is followed with and without an agent; a look costs one query
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:

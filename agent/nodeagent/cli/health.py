@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from nodeagent.cli.completing import check_names, offer
 from nodeagent.cli.output import Style, columns, count, emit, style_for, with_short_gpus
 from nodeagent.cli.quantities import seconds
 from nodeagent.cli.target import Target, add_file_option, add_target_options, running_simulations, spec_of, target_of
@@ -36,7 +37,7 @@ examples:
 CODES = {Verdict.OK: 0, Verdict.FAILED: 4, Verdict.WARNING: 5, Verdict.UNKNOWN: 9}
 NAGIOS = {Verdict.OK: 0, Verdict.WARNING: 1, Verdict.FAILED: 2, Verdict.UNKNOWN: 3}
 COLOURS = {Verdict.OK: "good", Verdict.WARNING: "warn", Verdict.FAILED: "bad", Verdict.UNKNOWN: "dim"}
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0  # verdicts change with a look of the agent, or with one of our own where none runs
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
@@ -58,7 +59,10 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         help="from which verdict on the exit code is not 0 (default: unknown)",
     )
     parser.add_argument("--nagios", action="store_true", help="exit codes 0 to 3, as Nagios and node-problem-detector")
-    parser.add_argument("--explain", metavar="XID|CHECK", default="", help="what an Xid, an SXid or a check means")
+    explain = parser.add_argument(
+        "--explain", metavar="XID|CHECK", default="", help="what an Xid, an SXid or a check means"
+    )
+    offer(explain, check_names)
     parser.add_argument(
         "--acknowledge", metavar="GPU|SWITCH", default="", help="the errors of this GPU or NVSwitch are dealt with"
     )
@@ -96,7 +100,7 @@ def node_of(arguments: argparse.Namespace) -> Target:
 def look(arguments: argparse.Namespace, target: Target) -> Health:
     """What the agent says; a look of our own where none runs, or where it has not looked yet."""
     if agent_listens(target.root):
-        for _ in range(20):
+        for _ in range(20):  # an agent that has just started: its first look takes some seconds
             found = health_of(ask(target.root, "GET", "/v1/health"))
             if found.generated:
                 return found

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from nodeagent.cli.completing import module_names, offer
 from nodeagent.cli.convergence import BLOCKED, add_disruption_option, carry_out, override, show_plan
 from nodeagent.cli.output import emit, style_for
 from nodeagent.cli.parsing import nearest
@@ -60,7 +61,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
             verb.add_argument("--all", action="store_true", help="every loaded module")
             verb.set_defaults(run=run_list)
         else:
-            verb.add_argument("names", nargs="+", metavar="NAME", help="module or set")
+            offer(verb.add_argument("names", nargs="+", metavar="NAME", help="module or set"), module_names)
             verb.add_argument("--dry-run", action="store_true", help="show the plan and do nothing")
             add_file_option(verb)
             add_disruption_option(verb)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from nodeagent.cli.completing import offer, profile_names
 from nodeagent.cli.output import columns, emit, style_for
 from nodeagent.cli.quantities import percent, some, some_seconds
 from nodeagent.cli.target import Target, default_directory, running_simulations
@@ -118,7 +119,7 @@ def _add_jobs(verbs: Any, common: argparse.ArgumentParser) -> None:
 
 def _node_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--simulate", metavar="PROFILE", default="", help="which simulated node")
+    offer(parser.add_argument("--simulate", metavar="PROFILE", default="", help="which simulated node"), profile_names)
     parser.add_argument("--simulate-dir", metavar="DIR", default="", help="its directory, if not the default one")
     return parser
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from nodeagent.cli.completing import offer, profile_names
 from nodeagent.errors import NodeAgentError, UsageError
 from nodeagent.host.paths import NODE_FILE
 
@@ -104,7 +105,8 @@ def _control_address(target: Target) -> str:
 
 def add_target_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which node")
-    group.add_argument("--simulate", metavar="PROFILE", default="", help="a simulated node, such as dgx-a100")
+    profile = group.add_argument("--simulate", metavar="PROFILE", default="", help="a simulated node, such as dgx-a100")
+    offer(profile, profile_names)
     group.add_argument(
         "--simulate-dir",
         metavar="DIR",

@@ -49,7 +49,7 @@ examples:
   nodeagent validate --simulate dgx-a100
 """
 COLOURS = {Outcome.PASSED: "good", Outcome.FAILED: "bad", Outcome.SKIPPED: "warn", Outcome.ABSENT: "dim"}
-POLL_SECONDS = 5.0
+POLL_SECONDS = 5.0  # between two tries; what is waited for (drivers, runtimes, the kubelet) tells nobody
 _FORMATTER = argparse.RawDescriptionHelpFormatter
 
 

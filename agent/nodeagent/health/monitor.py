@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -289,8 +289,3 @@ def _texts(learned: Learned) -> Mapping[str, str]:
         "nvlinks": json.dumps(dict(sorted(learned.nvlinks.items()))),
         "ports": " ".join(sorted(learned.ports)),
     }
-
-
-def problems_of(findings: Iterable[Finding], subject: Subject) -> tuple[Finding, ...]:
-    """What is wrong with one subject."""
-    return tuple(one for one in findings if one.subject.key == subject.key and one.verdict is not Verdict.OK)

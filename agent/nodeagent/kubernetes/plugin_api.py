@@ -20,7 +20,6 @@ VERSION = "v1beta1"
 KUBELET_SOCKET = "kubelet.sock"
 REGISTRATION, PLUGIN = "v1beta1.Registration", "v1beta1.DevicePlugin"
 HEALTHY, UNHEALTHY = "Healthy", "Unhealthy"
-LONGEST_ID = 63
 # DOMAIN/NAME, and not of kubernetes.io itself; the quota's name `requests.NAME` bounds it too.
 RESOURCE_NAME = re.compile(
     r"^(?!(?:[^/]*\.)?kubernetes\.io/)[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"

@@ -14,8 +14,6 @@ from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import Runtime
 from nodeagent.state.node import NodeState
 
-HAS_A_UNIT = ("containerd", "crio", "docker")
-
 
 def plan(spec: NodeSpec, state: NodeState) -> Wish:
     """Steps for every runtime that is installed and not `off`; one that is `on` and absent is an obstacle."""

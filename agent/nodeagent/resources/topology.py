@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from nodeagent.state.network import PciFunction, RdmaDevice
+from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
 from nodeagent.state.topology import NvLinks, Relation
 
@@ -126,8 +125,3 @@ def rail_of_gpu(gpu: PciFunction, gpus: Sequence[PciFunction], rails: Sequence[R
         return None
     sharing = [found.address for found in gpus if any(found.address in rail.gpus for rail in mine)]
     return mine[sharing.index(gpu.address) % len(mine)]
-
-
-def rdma_by_address(devices: Iterable[RdmaDevice]) -> Mapping[str, RdmaDevice]:
-    """RDMA devices by the PCI address of their function; software devices have none and are left out."""
-    return MappingProxyType({found.pci_address: found for found in devices if found.pci_address})

@@ -19,7 +19,7 @@ from nodeagent.host import paths
 from nodeagent.simulation import attributes, pci_config_space, reactions
 from nodeagent.simulation.file_write import Write
 from nodeagent.simulation.holders import OpenDevice, open_devices, read_node, references, write_node
-from nodeagent.simulation.kernel_state import Fault, KernelState, LogLine, StateFile, edited
+from nodeagent.simulation.kernel_state import Fault, KernelState, StateFile, edited
 from nodeagent.simulation.module_table import known_modules
 from nodeagent.simulation.profiles import RELEASE
 from nodeagent.simulation.refusals import ERROR, Insertion, Refusal, fault_for, refuse_insertion, refuse_removal
@@ -145,13 +145,6 @@ class SimKernel:
         if refusal is not None:
             raise refusal.error()
 
-    def reference_count(self, name: str, opened: tuple[OpenDevice, ...] | None = None) -> int | None:
-        """References to a loaded module at this moment, None if it is not loaded."""
-        state = self.state
-        if name not in state.modules:
-            return None
-        return state.references(name, references(state, self.opened() if opened is None else opened))
-
     # Files and links.
 
     def make_node(self, node: DeviceNode) -> None:
@@ -245,9 +238,6 @@ class SimKernel:
         """Print one line to the kernel's log."""
         with self.transaction() as draft:
             draft.print((level, text))
-
-    def log_lines(self) -> tuple[LogLine, ...]:
-        return self.state.log
 
     # Inside.
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from nodeagent.simulation.board import Board, GpuInstanceProfile
 
 MACHINE_VARIABLE = "NVMLSIM_MACHINE"
-ANY_FUNCTION = "*"
 XID_EVENT = 0x8  # nvmlEventTypeXidCriticalError
 _MACHINE = -1  # the place of values that belong to no GPU, and of faults that meet calls on any
 _FOR_EVER = 0xFFFFFFFF

@@ -27,7 +27,6 @@ from nodeagent.validation.facts import Facts
 from nodeagent.validation.running import make
 
 MLX5 = "mlx5_core"
-NEEDS_GPUS = frozenset({Proof.CUDA, Proof.P2P, Proof.GPUDIRECT})
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*')
 
 
