@@ -84,7 +84,6 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         prog="nodeagent",
         description="Makes a Linux node with NVIDIA GPUs and RDMA NICs what one file says, and keeps it so.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     if "_ARGCOMPLETE" in os.environ:

@@ -23,16 +23,11 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="print the version",
         description="Print the version; with -o json or yaml also those of Python and of the kernel.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  nodeagent version\n  nodeagent version -o json",
     )
     version.set_defaults(run=print_version)
     completion = subparsers.add_parser(
-        "completion",
-        parents=[common],
-        help="print a shell completion script",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=COMPLETION_EXAMPLES,
+        "completion", parents=[common], help="print a shell completion script", epilog=COMPLETION_EXAMPLES
     )
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     completion.set_defaults(run=print_completion)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nodeagent.cli.output import columns, count, emit, style_for, warn
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import Target, add_target_options, target_of
 from nodeagent.errors import NotConvergedError, UnsupportedError
 from nodeagent.host.container_facts import read_cdi_files
@@ -37,17 +38,14 @@ _VERBS = {
     "list": "every device that a runtime finds, and which file gives it",
     "check": "look for conflicts, missing paths and wrong names in every file",
 }
-_FORMATTER = argparse.RawDescriptionHelpFormatter
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser("cdi", help=_TEXT, description=_TEXT, epilog=_EPILOG, formatter_class=_FORMATTER)
+    parser = subparsers.add_parser("cdi", help=_TEXT, description=_TEXT, epilog=_EPILOG)
     verbs = parser.add_subparsers(dest="operation", metavar="OPERATION", required=True)
     runs = {"generate": run_generate, "list": run_list, "check": run_check}
     for name, text in _VERBS.items():
-        verb = verbs.add_parser(
-            name, parents=[common], help=text, description=text, epilog=_EPILOG, formatter_class=_FORMATTER
-        )
+        verb = add_verb(verbs, name, common, text, _EPILOG)
         add_target_options(verb)
         if name == "generate":
             verb.add_argument("--kind", choices=("gpu", "management", "rdma"), default="gpu", help="default: gpu")

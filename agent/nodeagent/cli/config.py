@@ -29,12 +29,7 @@ examples:
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     """Add `config` and what stands below it."""
-    config = subparsers.add_parser(
-        "config",
-        help="validate a node file, print its schema, an example",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    config = subparsers.add_parser("config", help="validate a node file, print its schema, an example", epilog=EXAMPLES)
     verbs = config.add_subparsers(dest="config_verb", metavar="WHAT", required=True)
     _add(verbs, common, "validate", "say whether node files are right, or every mistake in them (exit 2)", validate)
     _add(verbs, common, "show", "print a node file with all defaults filled in", show)
@@ -63,7 +58,6 @@ def _add(verbs: Any, common: argparse.ArgumentParser, name: str, help_text: str,
         help=help_text,
         description=help_text[0].upper() + help_text[1:] + ".",
         epilog=_EPILOGS[name],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
 

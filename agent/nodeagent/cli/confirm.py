@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from nodeagent.cli.output import emit
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.plan.probation import confirm
 
@@ -23,10 +24,7 @@ examples:
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     text = "keep a change to a guarded interface that waits for it"
-    parser = subparsers.add_parser(
-        "confirm", parents=[common], help=text, description=text, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = add_verb(subparsers, "confirm", common, text, _EPILOG)
     add_target_options(parser)
     parser.set_defaults(run=run)
 

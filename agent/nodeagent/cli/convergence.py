@@ -12,6 +12,7 @@ from typing import Any
 from nodeagent.cli.completing import offer, policy_words
 from nodeagent.cli.interrupt import Interrupt
 from nodeagent.cli.output import Style, count, emit, style_for, subject_text, warn, with_short_gpus
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.progress import Progress
 from nodeagent.cli.render import AS_THE_FILE_SAYS, plan_text
 from nodeagent.cli.target import add_file_option, add_target_options, agents_nvml, spec_of, target_of
@@ -49,14 +50,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         ("check", "say whether the node is as the file says", run_check),
     )
     for name, text, function in verbs:
-        parser = subparsers.add_parser(
-            name,
-            parents=[common],
-            help=text,
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog=f"{_EXIT_CODES[name]}\n\nexamples:\n{_EXAMPLES[name]}",
-        )
+        parser = add_verb(subparsers, name, common, text, f"{_EXIT_CODES[name]}\n\nexamples:\n{_EXAMPLES[name]}")
         add_file_option(parser)
         add_target_options(parser)
         add_goal_options(parser)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.health import COLOURS, name_of, node_of
 from nodeagent.cli.output import Style, emit, style_for
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.quantities import some
 from nodeagent.cli.target import add_file_option, add_target_options
 from nodeagent.errors import GoneError, UsageError
@@ -35,14 +36,7 @@ POLL_SECONDS = 0.5  # the history is a file that is followed with and without an
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "events",
-        parents=[common],
-        help=TEXT,
-        description=TEXT,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_verb(subparsers, "events", common, TEXT, EPILOG)
     parser.add_argument("--since", default="", metavar="TIME", help="30m, 2h, 7d, or a time such as 2026-11-22T12:00")
     parser.add_argument("--kind", action="append", choices=[kind.value for kind in EventKind], help="only of this kind")
     parser.add_argument("--subject", default="", help="only about this: a UUID, a PCI address, mlx5_0/1")

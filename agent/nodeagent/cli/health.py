@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.completing import check_names, offer
 from nodeagent.cli.output import Style, columns, count, emit, style_for, with_short_gpus
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.quantities import seconds
 from nodeagent.cli.target import Target, add_file_option, add_target_options, running_simulations, spec_of, target_of
 from nodeagent.errors import UsageError
@@ -41,14 +42,7 @@ POLL_SECONDS = 1.0  # verdicts change with a look of the agent, or with one of o
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "health",
-        parents=[common],
-        help=TEXT,
-        description=TEXT,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_verb(subparsers, "health", common, TEXT, EPILOG)
     parser.add_argument("--all", action="store_true", help="also what is well")
     parser.add_argument("--gpu", default="", metavar="LIST", help="only these GPUs: indices, UUIDs or PCI addresses")
     parser.add_argument("--wait", type=seconds, metavar="SECONDS", default=0.0, help="wait this long for it to be well")

@@ -8,6 +8,7 @@ from typing import Any
 
 from nodeagent.cli.health import look
 from nodeagent.cli.output import columns, emit
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_file_option, add_target_options, spec_of, target_of
 from nodeagent.errors import UsageError
 from nodeagent.plan.convergence import goal_of
@@ -28,14 +29,7 @@ _TEXT = "print the node's labels, as gpu-feature-discovery gives them and our ow
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "labels",
-        parents=[common],
-        help=_TEXT,
-        description=_TEXT,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_verb(subparsers, "labels", common, _TEXT, _EPILOG)
     add_target_options(parser)
     add_file_option(parser)
     parser.add_argument("--mig-strategy", choices=[one.value for one in MigStrategy], help="instead of the file's")

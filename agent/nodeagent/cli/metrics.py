@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nodeagent.cli.output import emit
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import Target, add_target_options, target_of
 from nodeagent.cli.telemetry import direct, from_agent, running_agent
 from nodeagent.errors import HostError
@@ -27,14 +28,7 @@ _GPM_SECONDS = 0.2  # ratios are means between two readings, and those want 0.1 
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "metrics",
-        parents=[common],
-        help=_TEXT,
-        description=_TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_EPILOG,
-    )
+    parser = add_verb(subparsers, "metrics", common, _TEXT, _EPILOG)
     add_target_options(parser)
     parser.add_argument("--textfile", metavar="PATH", default="", help="write to this file, replacing it at once")
     parser.add_argument(

@@ -28,6 +28,7 @@ from nodeagent.cli.mig_text import (
     show_text,
 )
 from nodeagent.cli.output import Style, count, emit, style_for, with_short_gpus
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_file_option, add_target_options, agents_nvml, target_of
 from nodeagent.errors import HostError
 from nodeagent.plan.convergence import survey_owed
@@ -69,21 +70,11 @@ examples:
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
-        "mig",
-        help="show, plan, apply, assert, export and restore MIG layouts",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "mig", help="show, plan, apply, assert, export and restore MIG layouts", epilog=_EPILOG
     )
     verbs = parser.add_subparsers(dest="operation", metavar="OPERATION", required=True)
     for name, (text, run, add) in _VERBS.items():
-        verb = verbs.add_parser(
-            name,
-            parents=[common],
-            help=text,
-            description=text,
-            epilog=_EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        verb = add_verb(verbs, name, common, text, _EPILOG)
         add_target_options(verb)
         verb.add_argument("--gpus", default="", help="indices, UUIDs, PCI addresses or products, with commas between")
         add(verb)

@@ -12,7 +12,7 @@ from typing import Any
 from nodeagent.cli.completing import module_names, offer
 from nodeagent.cli.convergence import BLOCKED, add_disruption_option, carry_out, override, show_plan
 from nodeagent.cli.output import emit, style_for
-from nodeagent.cli.parsing import nearest
+from nodeagent.cli.parsing import add_verb, nearest
 from nodeagent.cli.show import modules_text, observed
 from nodeagent.cli.target import Target, add_file_option, add_target_options, agents_nvml, spec_of, target_of
 from nodeagent.errors import UsageError
@@ -48,14 +48,10 @@ _VERBS = {
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "modules", help="list, load, unload or reload kernel modules safely", epilog=_EPILOG, formatter_class=_FORMATTER
-    )
+    parser = subparsers.add_parser("modules", help="list, load, unload or reload kernel modules safely", epilog=_EPILOG)
     verbs = parser.add_subparsers(dest="operation", metavar="OPERATION", required=True)
     for name, text in _VERBS.items():
-        verb = verbs.add_parser(
-            name, parents=[common], help=text, description=text, epilog=_EPILOG, formatter_class=_FORMATTER
-        )
+        verb = add_verb(verbs, name, common, text, _EPILOG)
         add_target_options(verb)
         if name == "list":
             verb.add_argument("--all", action="store_true", help="every loaded module")
@@ -66,9 +62,6 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
             add_file_option(verb)
             add_disruption_option(verb)
             verb.set_defaults(run=run_change, partial=False, wished="the modules are as asked")
-
-
-_FORMATTER = argparse.RawDescriptionHelpFormatter
 
 
 def run_list(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.health import node_of
 from nodeagent.cli.output import columns, emit, style_for
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_file_option, add_target_options
 from nodeagent.host.control_client import ask
 
@@ -27,14 +28,7 @@ NOT_WELL = 4
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "offers",
-        parents=[common],
-        help=TEXT,
-        description=TEXT,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_verb(subparsers, "offers", common, TEXT, EPILOG)
     add_file_option(parser)
     add_target_options(parser)
     parser.set_defaults(run=run)

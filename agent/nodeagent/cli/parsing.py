@@ -12,7 +12,10 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what was probably meant where a verb, a choice or an option does not exist."""
+    """Says what was probably meant where a word is not known; keeps the lines of texts as they are."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
 
     def error(self, message: str) -> NoReturn:
         """As argparse does: usage and message on stderr, exit code 2."""
@@ -24,6 +27,14 @@ class Parser(argparse.ArgumentParser):
         if rest:
             self.error(_UNKNOWN + " ".join(rest))
         return found, rest
+
+
+def add_verb(
+    verbs: Any, name: str, common: argparse.ArgumentParser, text: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """A verb with the common options; `text` is its line in the overview, and stands above its options."""
+    verb: argparse.ArgumentParser = verbs.add_parser(name, parents=[common], help=text, description=text, epilog=epilog)
+    return verb
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from nodeagent.cli.events import event_line, since_seconds
 from nodeagent.cli.health import node_of
 from nodeagent.cli.output import Style, columns, emit, style_for, with_short_gpus
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_file_option, add_target_options
 from nodeagent.errors import GoneError
 from nodeagent.health.documents import event_document
@@ -46,19 +47,10 @@ _COLOURS = {"ready": "good", "asks": "warn", "storm": "bad", "given-up": "bad", 
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "repair", help=_TEXT, description=_TEXT, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = subparsers.add_parser("repair", help=_TEXT, description=_TEXT, epilog=_EPILOG)
     verbs = parser.add_subparsers(dest="operation", metavar="OPERATION", required=True)
     for name, text in _VERBS.items():
-        verb = verbs.add_parser(
-            name,
-            parents=[common],
-            help=text,
-            description=text,
-            epilog=_EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        verb = add_verb(verbs, name, common, text, _EPILOG)
         if name in ("approve", "deny"):
             verb.add_argument("id", metavar="ID", help="as `nodeagent repair list` shows it")
         if name == "history":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nodeagent import __version__
 from nodeagent.cli.health import node_of
 from nodeagent.cli.output import count, emit
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_file_option, add_target_options
 from nodeagent.errors import DeniedError, GoneError, NodeAgentError, UsageError
 from nodeagent.host.control_client import agent_listens, ask
@@ -52,14 +53,7 @@ LEFT_OUT = "(left out)"
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "report",
-        parents=[common],
-        help=TEXT,
-        description=TEXT,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_verb(subparsers, "report", common, TEXT, EPILOG)
     parser.add_argument(
         "--output-file", metavar="FILE", default="", help="where to (default: here, named for node and time)"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from nodeagent.cli import roce_access, roce_qos
 from nodeagent.cli.output import columns, emit, in_blocks, natural, style_for, warn
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import UsageError
 from nodeagent.host.gid_facts import read_gids
@@ -35,7 +36,6 @@ examples:
   nodeagent roce holders
   nodeagent roce access
 """
-_FORMATTER = argparse.RawDescriptionHelpFormatter
 _VERBS = {
     "show": "ports with RoCE mode, type of service, MTU of the link and the GID to use",
     "gids": "the used entries of the GID tables, and the one to use for each interface",
@@ -70,13 +70,11 @@ _TELLING = (
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     text = "GIDs, RoCE mode, counters and NCCL settings of the RDMA NICs"
-    parser = subparsers.add_parser("roce", help=text, description=text, epilog=_EPILOG, formatter_class=_FORMATTER)
+    parser = subparsers.add_parser("roce", help=text, description=text, epilog=_EPILOG)
     verbs = parser.add_subparsers(dest="operation", metavar="OPERATION", required=True)
     runs = {"show": run_show, "gids": run_gids, "counters": run_counters, "nccl-env": run_nccl_env}
     for name, words in _VERBS.items():
-        verb = verbs.add_parser(
-            name, parents=[common], help=words, description=words, epilog=_EPILOG, formatter_class=_FORMATTER
-        )
+        verb = add_verb(verbs, name, common, words, _EPILOG)
         verb.add_argument("-m", "--match", default="", metavar="MATCH", help="only these devices")
         if name != "counters":
             verb.add_argument(
@@ -86,7 +84,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
             verb.add_argument("--conf", action="store_true", help="lines for nccl.conf instead")
         add_target_options(verb)
         verb.set_defaults(run=runs[name])
-    roce_qos.add_verb(verbs, common)
+    roce_qos.add_qos(verbs, common)
     roce_access.add_verbs(verbs, common)
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from nodeagent.cli.output import columns, emit
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.host.limit_facts import read_memory_locks
 from nodeagent.resources.rdma_access import JOB_SERVICES, findings
@@ -40,10 +41,7 @@ def add_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _verb(verbs: Any, common: argparse.ArgumentParser, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    verb: argparse.ArgumentParser = verbs.add_parser(
-        name, parents=[common], help=text, description=text, epilog=epilog, formatter_class=formatter
-    )
+    verb = add_verb(verbs, name, common, text, epilog)
     add_target_options(verb)
     return verb
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nodeagent.cli.output import columns, emit
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import UsageError
 from nodeagent.resources.link_selection import select_netdevs, what_there_is
@@ -30,17 +31,10 @@ examples:
 """
 
 
-def add_verb(verbs: Any, common: argparse.ArgumentParser) -> None:
+def add_qos(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Add `qos` below `roce`."""
     words = "trust, flow control, bandwidth, DSCP table and buffers of each interface"
-    verb = verbs.add_parser(
-        "qos",
-        parents=[common],
-        help=words,
-        description=words,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    verb = add_verb(verbs, "qos", common, words, _EPILOG)
     verb.add_argument("-m", "--match", default="", metavar="MATCH", help="only these interfaces")
     verb.add_argument("--setup", choices=[one.value for one in QosSetup], help="say what differs from this set-up")
     add_target_options(verb)

@@ -15,6 +15,7 @@ from typing import Any
 from nodeagent import __version__
 from nodeagent.cli.narrator import Narrator
 from nodeagent.cli.output import Style, style_for
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.progress import Progress
 from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
 from nodeagent.errors import GoneError
@@ -61,14 +62,7 @@ examples:
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "run",
-        parents=[common],
-        help=_TEXT,
-        description=_TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_EPILOG,
-    )
+    parser = add_verb(subparsers, "run", common, _TEXT, _EPILOG)
     add_file_option(parser)
     add_target_options(parser)
     parser.add_argument("--listen", metavar="HOST:PORT", default=None, help="override metrics.listen of the file")

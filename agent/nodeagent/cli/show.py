@@ -39,7 +39,6 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         help="show what is observed: driver, GPUs, MIG, modules, links, holders",
         description="What is observed: driver, GPUs, MIG, modules, links, RDMA devices, and who holds them. As the\n"
         "running agent saw it; without one, the node is looked at directly.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  nodeagent show\n  nodeagent show gpus\n  nodeagent show modules -o json",
     )
     show.add_argument("what", nargs="?", choices=("all", "gpus", "modules", "links", "rdma"), default="all")
@@ -51,7 +50,6 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         help="what the running agent reports; without one, a direct look",
         description="What the running agent reports; without one, a direct look. The only simulated node with a\n"
         "running agent is found by itself where none runs on this machine.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit codes: 0 converged, 3 not, 1 the node cannot be looked at,\n"
         "65 the journal of an earlier run is damaged (the text says where, and what to do)\n\n"
         "examples:\n  nodeagent status\n  nodeagent status -o json",

@@ -40,24 +40,18 @@ examples:
   nodeagent simulate fault port-down --at enp12s0np0
   nodeagent simulate heal
 """
-_FORMATTER = argparse.RawDescriptionHelpFormatter
 _UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _ANY_CALL = "*"
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     text = "profiles, jobs and faults of a simulated node"
-    parser = subparsers.add_parser("simulate", help=text, description=text, epilog=_EPILOG, formatter_class=_FORMATTER)
+    parser = subparsers.add_parser("simulate", help=text, description=text, epilog=_EPILOG)
     verbs = parser.add_subparsers(dest="operation", metavar="OPERATION", required=True)
 
     def add(name: str, help_: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         verb: argparse.ArgumentParser = verbs.add_parser(
-            name,
-            parents=[common, _node_options()],
-            help=help_,
-            description=help_,
-            epilog=_EPILOG,
-            formatter_class=_FORMATTER,
+            name, parents=[common, _node_options()], help=help_, description=help_, epilog=_EPILOG
         )
         verb.set_defaults(run=function)
         return verb
@@ -98,7 +92,7 @@ def _add_health(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_jobs(verbs: Any, common: argparse.ArgumentParser) -> None:
-    job = verbs.add_parser("job", help="processes that use a GPU", epilog=_EPILOG, formatter_class=_FORMATTER)
+    job = verbs.add_parser("job", help="processes that use a GPU", epilog=_EPILOG)
     operations = job.add_subparsers(dest="job", metavar="OPERATION", required=True)
     parents = [common, _node_options()]
     start = _add_gpu(operations.add_parser("start", parents=parents, help="start a job on a GPU and print its PID"))

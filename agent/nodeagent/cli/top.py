@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nodeagent.cli.output import Style, columns, emit, style_for
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.quantities import some_seconds
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.cli.telemetry import direct, from_agent, running_agent
@@ -39,14 +40,7 @@ Document = Mapping[str, Any]
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "top",
-        parents=[common],
-        help=_TEXT,
-        description=_TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_EPILOG,
-    )
+    parser = add_verb(subparsers, "top", common, _TEXT, _EPILOG)
     add_target_options(parser)
     parser.add_argument("--once", action="store_true", help="print one frame and end; so it is without a terminal")
     parser.add_argument("--interval", type=some_seconds, default=2.0, metavar="SECONDS", help="time between two frames")

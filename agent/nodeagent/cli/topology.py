@@ -10,6 +10,7 @@ from typing import Any
 
 from nodeagent.cli import topology_dot
 from nodeagent.cli.output import Style, emit, in_blocks, style_for
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.cli.topology_dot import names_of
 from nodeagent.host.topology_facts import read_topology
@@ -41,13 +42,12 @@ examples:
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "topology",
-        parents=[common],
-        help="show how GPUs and NICs are wired, and what makes the way between them slow",
-        description="show how GPUs and NICs are wired, and what makes the way between them slow",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_EPILOG,
+        common,
+        "show how GPUs and NICs are wired, and what makes the way between them slow",
+        _EPILOG,
     )
     parser.add_argument("--dot", action="store_true", help="print a graph for Graphviz instead")
     add_target_options(parser)

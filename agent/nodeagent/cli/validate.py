@@ -9,6 +9,7 @@ from typing import Any
 
 from nodeagent.cli import validate_node, validate_peer
 from nodeagent.cli.output import Style, columns, emit, style_for
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.quantities import some
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.errors import HostError, UsageError
@@ -39,15 +40,12 @@ examples:
   nodeagent validate rdma --connect node-17 --match rail:0
   nodeagent validate rdma --match 'rail:*' -o json
 """
-_FORMATTER = argparse.RawDescriptionHelpFormatter
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     verbs = validate_node.register(subparsers, common)
     words = "a reliable connection over each active RDMA port to itself: GID, MTU, latency, bandwidth"
-    rdma = verbs.add_parser(
-        "rdma", parents=[common], help=words, description=words, epilog=_EPILOG, formatter_class=_FORMATTER
-    )
+    rdma = add_verb(verbs, "rdma", common, words, _EPILOG)
     rdma.add_argument("-m", "--match", default="", metavar="MATCH", help="only these devices, in the node file's words")
     rdma.add_argument("--family", choices=[one.value for one in Family], help="only GIDs of this kind of address")
     rdma.add_argument(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.cli.output import Style, columns, count, emit, style_for, warn, with_short_gpus
+from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.quantities import seconds, some_seconds
 from nodeagent.cli.target import Target, add_file_option, add_target_options, spec_of, target_of
 from nodeagent.errors import DeadlineError, UsageError
@@ -50,21 +51,16 @@ examples:
 """
 COLOURS = {Outcome.PASSED: "good", Outcome.FAILED: "bad", Outcome.SKIPPED: "warn", Outcome.ABSENT: "dim"}
 POLL_SECONDS = 5.0  # between two tries; what is waited for (drivers, runtimes, the kubelet) tells nobody
-_FORMATTER = argparse.RawDescriptionHelpFormatter
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> Any:
     """The verb and its proofs; gives back where more of them can be added."""
-    parser = subparsers.add_parser(
-        "validate", parents=[common], help=TEXT, description=TEXT, epilog=EPILOG, formatter_class=_FORMATTER
-    )
+    parser = add_verb(subparsers, "validate", common, TEXT, EPILOG)
     _add_options(parser)
     parser.set_defaults(run=run, proofs=())
     verbs = parser.add_subparsers(dest="operation", metavar="WHAT", required=False, help="left out: all of them")
     for proof, words in PROOFS.items():
-        verb = verbs.add_parser(
-            proof.value, parents=[common], help=words, description=words, epilog=EPILOG, formatter_class=_FORMATTER
-        )
+        verb = add_verb(verbs, proof.value, common, words, EPILOG)
         names = [one.value for one in (*PROOFS, Proof.RDMA)]
         verb.add_argument("more", nargs="*", metavar="WHAT", help=f"more of them: {', '.join(names)}")
         _add_options(verb)
