@@ -115,7 +115,6 @@ def test_functions_are_withdrawn_before_they_go_and_are_offered_anew(place: Plac
     place.wait_offered()
     place.agent.write(FILE.replace('"0000:61:00.0", vfs: 2', '"0000:61:00.0", vfs: 3'))
     until(lambda: len(kubelet.healthy(VF)) == 5, place.told)
-    said = place.agent.log.read_text()
     order = [
         "withdraw 0000:61:01.0",
         "withdraw 0000:61:01.1",
@@ -123,6 +122,8 @@ def test_functions_are_withdrawn_before_they_go_and_are_offered_anew(place: Plac
         "make 3 virtual",
         "offer 0000:61:01.0",
     ]
+    until(lambda: order[-1] in place.agent.log.read_text(), place.told)  # the kubelet may hear of it first
+    said = place.agent.log.read_text()
     places = [said.index(text) for text in order]
     assert places == sorted(places), said
     assert "withdraw 0000:e1" not in said, "nobody else was disturbed"

@@ -227,7 +227,7 @@ def test_term_ends_it_cleanly(tmp_path: Path) -> None:
         assert workers
         started = time.monotonic()
         assert agent.stop() == 0
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60  # a service manager waits for 90 s
         assert not any(is_alive(pid) for pid in workers)
         assert not (tmp_path / "n" / JOURNAL.lstrip("/")).exists()
         assert not (tmp_path / "n" / CONTROL_SOCKET.lstrip("/")).exists()
