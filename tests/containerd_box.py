@@ -1,6 +1,6 @@
 """A real containerd with its CRI plugin, on a socket, in namespaces that show a simulated node as its own.
 
-Pods use the node's network, so no CNI is needed. All ends with the box: its first process reads from us until we close.
+Pods use the node's network, so no CNI is needed. All ends with the box: its first process takes orders until we close.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import grpc
 
 from container_world import WORLD, as_root, environment
 from kubelet import made_by_protoc
+from unit_box import UNIT, UnitBox
 
 # Of kubernetes/cri-api pkg/apis/runtime/v1/api.proto, what a kubelet needs to run a pod on the node's network.
 DEFINITION = """
@@ -70,8 +71,9 @@ mount --bind "$PROGRAMS" "$WORK/programs"
 for place in /opt /var/lib; do mount -t tmpfs none "$place"; done
 PATH="$WORK/programs:$PATH"
 socket="$OUT/s"
-containerd --config "$OUT/config.toml" --root "$WORK/c" --state /run/containerd --address "$socket" > "$OUT/log" 2>&1 &
-for _ in $(seq 300); do [ ! -S "$socket" ] || break; sleep 0.1; done
+serve() { exec containerd --config "$CONFIG" --root "$WORK/c" --state /run/containerd --address "$socket"; }
+answers() { ctr --address "$socket" version && chmod 666 "$socket"; }
+begin
 tar -C "$WORK/rootfs" -cf "$WORK/layer.tar" .
 cat > "$WORK/image.json" <<END
 {"architecture": "$(dpkg --print-architecture)", "os": "linux", "config": {"Cmd": ["/bin/sleep", "100000"]},
@@ -82,17 +84,18 @@ cat > "$WORK/manifest.json" <<END
 END
 tar -C "$WORK" -cf "$WORK/image.tar" manifest.json image.json layer.tar
 ctr --address "$socket" --namespace k8s.io images import "$WORK/image.tar" > /dev/null
-chmod 666 "$socket"
 echo ready
-read -r _ || true
+obey
+end
 for place in /sys/fs/cgroup/$GROUP /sys/fs/cgroup/*/$GROUP; do [ ! -d "$place" ] || rmdir "$place"; done
 """
 
 
 @dataclass(frozen=True)
 class Box:
-    """A running containerd: `node` is the simulated node's directory, `pod` its one pod."""
+    """A running containerd: `unit` stands for its systemd unit, `pod` is its one pod."""
 
+    unit: UnitBox
     stub: Any
     pod: str
     sandbox: Any
@@ -124,7 +127,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Site:
-    """What a containerd starts with: its programs and configuration, a simulated node with CDI files, room to work."""
+    """What a containerd starts with: its programs and configuration, a simulated node with CDI files, room to work.
+
+    `file` is where the configuration is, by default a copy of `config`.
+    """
 
     programs: str
     config: str
@@ -132,33 +138,33 @@ class Site:
     node: str
     directory: str
     work: Path
+    file: str = ""
 
 
 @contextmanager
 def serving(site: Site) -> Iterator[Box]:
     """containerd with a pod, until the block ends."""
-    out = site.work / "o"
+    unit = UnitBox(site.work / "o")
+    out = unit.out
     (site.work / "w").mkdir(parents=True)
-    out.mkdir()
     (out / "config.toml").write_text(site.config)
-    (out / "log").touch()
     own = {"PROGRAMS": site.programs, "OUT": str(out), "IMAGE": IMAGE, "PAUSE": site.pause, "GROUP": GROUP}
-    command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", WORLD + _SERVE]
+    own["CONFIG"] = site.file or str(out / "config.toml")
+    command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", WORLD + UNIT + _SERVE]
     variables = {**environment(site.node, site.work / "w", site.directory), **own}
     with subprocess.Popen(
-        as_root(command, list(own)), env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        as_root(command, list(own)), env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout
-            assert process.stdout.readline() == "ready\n", (out / "log").read_text()
+            assert process.stdout.readline() == "ready\n", unit.log
             with grpc.insecure_channel(f"unix://{out}/s") as channel:
-                yield from _with_pod(STUBS.RuntimeServiceStub(channel))
+                yield from _with_pod(unit, STUBS.RuntimeServiceStub(channel))
         finally:
-            assert process.stdin
-            process.stdin.close()
+            unit.close()
 
 
-def _with_pod(stub: Any) -> Iterator[Box]:
+def _with_pod(unit: UnitBox, stub: Any) -> Iterator[Box]:
     """Stopped in order, so that no control group is left behind."""
     sandbox = MESSAGES.PodSandboxConfig(
         metadata={"name": "pod", "uid": "1", "namespace": "test"},
@@ -167,7 +173,7 @@ def _with_pod(stub: Any) -> Iterator[Box]:
     wanted = MESSAGES.RunPodSandboxRequest(config=sandbox)
     pod = stub.RunPodSandbox(wanted, timeout=DEADLINE_SECONDS).pod_sandbox_id
     try:
-        yield Box(stub, pod, sandbox)
+        yield Box(unit, stub, pod, sandbox)
     finally:
         stub.StopPodSandbox(MESSAGES.PodSandbox(pod_sandbox_id=pod), timeout=DEADLINE_SECONDS)
         stub.RemovePodSandbox(MESSAGES.PodSandbox(pod_sandbox_id=pod), timeout=DEADLINE_SECONDS)

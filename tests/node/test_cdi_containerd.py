@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,7 @@ from container_world import DRIVER_ROOT, edits_of, nodes_of
 from containerd_box import Site, serving
 from containerd_package import obtain
 from nodeagent.host.paths import CONTAINERD_CONFIG
+from nodeagent.plan.observing import Observer
 from nodeagent.simulation.container_runtimes import SimulatedRuntimes
 from nodeagent.simulation.driver_installation import install_driver
 from sim_node import sim_node
@@ -67,6 +69,30 @@ def configured(tmp_path, containerd):
             )
 
         yield apply, site
+
+
+def test_a_container_survives_the_restart_by_which_containerd_learns_of_cdi(tmp_path, containerd, default):
+    section = SECTION.format(root=DRIVER_ROOT, directory="/var/run/cdi")
+    with sim_node(tmp_path, "gpu-server-4x-a100", "in-process") as node:
+        directory = node.node.directory
+        install_driver(directory + DRIVER_ROOT, node.node.profile.driver_version)
+        assert node.converge(section.replace("runtimes: {containerd: on}\n", "")).plan.converged
+        place = Path(directory + CONTAINERD_CONFIG)
+        place.parent.mkdir(parents=True)
+        place.write_text(default)
+        pause = pause_of(containerd.read(default))
+        site = Site(containerd.programs, default, pause, directory, "/var/run/cdi", tmp_path / "c", str(place))
+        with serving(site) as box:
+            job = box.start("job", [])
+            begun = box.ask(job, "cat /proc/1/stat")
+            host = replace(node.host, runtimes=box.unit.runtimes(containerd.programs))
+            agent = replace(node, host=host, observer=Observer(host))
+            assert agent.converge(section).plan.converged
+            assert box.unit.obeyed == ["restart"]
+            assert box.ask(job, "cat /proc/1/stat").split()[21] == begun.split()[21], "the same process goes on"
+            assert look(box, "gpu", ["nvidia.com/gpu=1"])[0] == {"/dev/nvidia1", *CONTROLS}
+            assert not agent.converge(section).results
+            assert box.unit.obeyed == ["restart"], "what is so already is not restarted"
 
 
 def cri_of(text):

@@ -118,6 +118,63 @@ def test_live_restore_keeps_containers_so_that_docker_may_be_restarted(site):
     assert site.runtimes.restarts("docker") == 1
 
 
+WRAPPED = SECTION.replace("{}", "{containerd: off, nvidia_runtime: true}")
+WRAPPER = "/usr/bin/nvidia-container-runtime"
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_before(words):
+    def kill(_phase, step):
+        if str(step).startswith(words):
+            raise Killed
+
+    return Told(kill)
+
+
+def test_docker_only_reloads_what_it_can_reload(site):
+    site.runtimes.install("docker", "26.1.0")
+    site.put(DOCKER_CONFIG, '{"features": {"cdi": true}}')
+    site.put(WRAPPER, "")
+    with pytest.raises(Killed):
+        site.node.converge(WRAPPED, killed_before("reload"))
+    told = Told()
+    assert site.node.converge(WRAPPED, told).plan.converged
+    assert told.lines == ["act reload configuration of docker"], "still due after the crash"
+    assert (site.runtimes.reloads("docker"), site.runtimes.restarts("docker")) == (1, 0)
+    assert WRAPPER in site.text(DOCKER_CONFIG)
+    assert not site.node.converge(WRAPPED).results
+
+
+def test_a_reload_that_fails_is_undone(site):
+    site.runtimes.install("docker", "26.1.0")
+    site.put(DOCKER_CONFIG, '{"features": {"cdi": true}}')
+    site.put(WRAPPER, "")
+
+    def stop_docker(_phase, step):
+        if str(step).startswith("reload"):
+            site.runtimes.install("docker", "26.1.0", active=False)
+
+    outcome = site.node.converge(WRAPPED, Told(stop_docker))
+    assert "the unit is inactive" in str(outcome.failures[0])
+    assert site.text(DOCKER_CONFIG) == '{"features": {"cdi": true}}'
+
+
+def test_a_restart_of_docker_that_is_still_due_waits_for_the_policy_too(site):
+    site.runtimes.install("docker", "26.1.0")
+    allowed = "disruption: {node: allow}\n" + SECTION.replace("{}", "{containerd: off}")
+    with pytest.raises(Killed):
+        site.node.converge(allowed, killed_before("restart"))
+    outcome = site.node.converge(SECTION.replace("{}", "{containerd: off}"))
+    assert "disruption.node is never" in text_of(outcome.plan)
+    assert site.runtimes.restarts("docker") == 0
+    site.put(DOCKER_CONFIG, site.text(DOCKER_CONFIG).replace("{", '{"live-restore": true, ', 1))
+    assert site.node.converge(SECTION.replace("{}", "{containerd: off}")).plan.converged
+    assert (site.runtimes.reloads("docker"), site.runtimes.restarts("docker")) == (1, 1)
+
+
 def test_auto_remarks_what_on_complains_of(site):
     site.runtimes.install("containerd", "1.6.20~ds1")
     plan = site.node.plan(SECTION)

@@ -62,6 +62,9 @@ class LocalRuntimes:
     def restart(self, name: str) -> None:
         self._services.restart(UNITS[name])
 
+    def reload(self, name: str) -> None:
+        self._services.reload(UNITS[name])
+
     def _program(self, name: str) -> str | None:
         return shutil.which(PROGRAMS[name], path=self._path)
 

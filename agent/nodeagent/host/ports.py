@@ -334,6 +334,9 @@ class ContainerRuntimes(Protocol):
     def restart(self, name: str) -> None:
         """Restart its unit and wait until it is active. HostError if it does not come up."""
 
+    def reload(self, name: str) -> None:
+        """Have it read its configuration again, by what its unit has for that. HostError if it is not active then."""
+
 
 class KernelLog(Protocol):
     """The kernel's log."""

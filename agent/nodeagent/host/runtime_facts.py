@@ -36,7 +36,7 @@ def _runtime(files: Files, port: ContainerRuntimes, name: str) -> Runtime | None
         version=version,
         files=MappingProxyType(dict(files_of(files, name, generated))),
         active=port.is_active(name),
-        restart_due=files.exists(f"{paths.RESTARTS_DUE}/{name}"),
+        owed=files.read_optional(f"{paths.RESTARTS_DUE}/{name}") or "",
         generated=generated,
         nvidia_runtime=files.exists(paths.NVIDIA_RUNTIME),
     )

@@ -78,6 +78,19 @@ class Systemd:
         if now.state != "active":
             raise HostError("restart", unit, f"the unit is {now.state}", ADVICE)
 
+    def reload(self, unit: str) -> None:
+        """Have the unit read its configuration again and wait until no job is left. Errors as of `start`."""
+        if not self._is_there():
+            raise GoneError("reload", unit, "systemd does not run here")
+        self._check("reload", unit, self._run("reload", "--no-block", "--", unit))
+        end = self._clock.monotonic() + self._deadline_seconds
+        while (now := self._unit(unit)).has_job:
+            if self._clock.monotonic() >= end:
+                raise DeadlineError("reload", unit, f"still {now.state} after {self._deadline_seconds:g} s", ADVICE)
+            self._clock.sleep(POLL_SECONDS)
+        if now.state != "active":
+            raise HostError("reload", unit, f"the unit is {now.state}", ADVICE)
+
     def _change(self, verb: str, unit: str, goal: frozenset[str]) -> None:
         """Queue the job, then watch the unit: a job may be ordered behind the agent's own start, so it never blocks."""
         if not self._is_there():

@@ -117,6 +117,7 @@ STEPS: Mapping[str, type[Step]] = {
         file_steps.RemoveCdiSpec,
         runtime_steps.WriteRuntimeConfig,
         runtime_steps.RestoreRuntimeConfig,
+        runtime_steps.ReloadRuntime,
         runtime_steps.RestartRuntime,
         repair_steps.ResetGpu,
         repair_steps.RestoreGpuInstance,

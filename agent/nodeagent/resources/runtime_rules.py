@@ -43,6 +43,7 @@ CRI_TABLES: Mapping[int, tuple[str, ...]] = {
     3: ("plugins", "io.containerd.cri.v1.runtime"),
     4: ("plugins", "io.containerd.cri.v1.runtime"),
 }
+DOCKER_RELOADS = frozenset({"runtimes"})  # dockerd(8), configuration reload; features.cdi counts at the start only
 CRI_NAMES = frozenset({"cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"})
 
 
@@ -56,13 +57,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Change:
-    """What to write where; `text` is None where nothing is to be done, then `why` says why it is enough."""
+    """What to write where; `text` is None where nothing is to be done, then `why` says why it is enough.
+
+    `reload`: the runtime takes it over without a restart. `stops_containers`: a restart does.
+    """
 
     path: str = ""
     text: str | None = None
     before: str | None = None
     why: str = ""
     stops_containers: bool = False
+    reload: bool = False
 
 
 class ImpossibleError(Exception):
@@ -231,10 +236,12 @@ def docker(runtime: Runtime, wanted: Wanted) -> Change:
         settings.append(Setting(("cdi-spec-dirs",), _all_directories(values.get("cdi-spec-dirs"), wanted)))
     if wanted.nvidia_runtime and value_at(values, ("runtimes", "nvidia", "path")) != NVIDIA_RUNTIME:
         settings.append(Setting(("runtimes", "nvidia", "path"), NVIDIA_RUNTIME))
+    stops = values.get("live-restore") is not True
     if not settings:
-        return Change(why="CDI is on")
+        return Change(why="CDI is on", stops_containers=stops)
     text = edit_json(before or "", settings)
-    return Change(DOCKER_CONFIG, text, before, stops_containers=values.get("live-restore") is not True)
+    is_reloadable = all(setting.path[0] in DOCKER_RELOADS for setting in settings)
+    return Change(DOCKER_CONFIG, text, before, stops_containers=stops, reload=is_reloadable)
 
 
 # CRI-O and Podman

@@ -9,14 +9,15 @@ from nodeagent.host.paths import BACKUPS, RESTARTS_DUE
 from nodeagent.resources.base import Disturbs, Step
 from nodeagent.resources.config_edit import difference
 from nodeagent.resources.file_steps import WriteFile
+from nodeagent.state.containers import Owed
 from nodeagent.state.things import Kind, Thing
 
 if TYPE_CHECKING:
     from nodeagent.host.ports import Host
     from nodeagent.state.node import NodeState
 
-CHANGED, RESTARTING = "changed", "restarting"
 PRIVATE = 0o600
+RELOADED_SECONDS = 1.0  # a daemon reads its configuration some time after the signal
 
 
 def runtime_thing(name: str) -> Thing:
@@ -35,10 +36,10 @@ def backup_of(path: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteRuntimeConfig(WriteFile):
-    """Change a runtime's configuration. `marks`: the runtime runs, so that it must be restarted afterwards."""
+    """Change a runtime's configuration. `owed`: what the runtime must be told afterwards, "" if it does not run."""
 
     runtime: str
-    marks: bool
+    owed: str
 
     def __str__(self) -> str:
         return f"{super().__str__()}: {difference(self.before or '', self.text)}"
@@ -47,8 +48,8 @@ class WriteRuntimeConfig(WriteFile):
         host.runtimes.verify(self.runtime, self.subject.name, self.text)
         if self.before is not None:
             host.files.replace(backup_of(self.subject.name), self.before, PRIVATE)
-        if self.marks:
-            host.files.replace(marker_of(self.runtime), CHANGED, PRIVATE)
+        if self.owed:
+            host.files.replace(marker_of(self.runtime), self.owed, PRIVATE)
         super().apply(host)
 
     def undo(self) -> Step:
@@ -67,7 +68,7 @@ class WriteRuntimeConfig(WriteFile):
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreRuntimeConfig(Step):
-    """Put back a configuration, None for none; restarts the runtime if it was restarted with the other one."""
+    """Put back a configuration, None for none; tells the runtime if it was told of the other one."""
 
     runtime: str
     text: str | None
@@ -81,8 +82,11 @@ class RestoreRuntimeConfig(Step):
             host.files.remove(self.subject.name)
         else:
             host.files.replace(self.subject.name, self.text, self.mode)
-        if host.files.read_optional(marker_of(self.runtime)) == RESTARTING:
+        owed = host.files.read_optional(marker_of(self.runtime))
+        if owed == Owed.RESTARTING:
             host.runtimes.restart(self.runtime)
+        elif owed == Owed.RELOADING:
+            host.runtimes.reload(self.runtime)
         host.files.remove(marker_of(self.runtime))
 
     def satisfied(self, state: NodeState) -> bool:
@@ -96,10 +100,32 @@ class RestoreRuntimeConfig(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReloadRuntime(Step):
+    """Have a runtime read its configuration again, where that is enough: nothing is restarted."""
+
+    def __str__(self) -> str:
+        return f"reload configuration of {self.subject.name}"
+
+    def apply(self, host: Host) -> None:
+        name = self.subject.name
+        host.files.replace(marker_of(name), Owed.RELOADING, PRIVATE)
+        host.runtimes.reload(name)
+        host.files.remove(marker_of(name))
+
+    def satisfied(self, state: NodeState) -> bool:
+        found = state.containers.runtimes.get(self.subject.name)
+        return found is not None and not found.owed
+
+
+@dataclass(frozen=True, kw_only=True)
 class RestartRuntime(Step):
-    """Restart a runtime. Containers of containerd, CRI-O and of Docker with live-restore go on, those of others not."""
+    """Restart a runtime. Containers of containerd, CRI-O and of Docker with live-restore go on, those of others not.
+
+    `reloads_first`: that containers go on is said in the configuration, which a running Docker may not have read yet.
+    """
 
     stops_containers: bool = False
+    reloads_first: bool = False
 
     def __str__(self) -> str:
         stops = ", which stops its containers" if self.stops_containers else ""
@@ -107,13 +133,16 @@ class RestartRuntime(Step):
 
     def apply(self, host: Host) -> None:
         name = self.subject.name
-        host.files.replace(marker_of(name), RESTARTING, PRIVATE)
+        host.files.replace(marker_of(name), Owed.RESTARTING, PRIVATE)
+        if self.reloads_first:
+            host.runtimes.reload(name)
+            host.clock.sleep(RELOADED_SECONDS)
         host.runtimes.restart(name)
         host.files.remove(marker_of(name))
 
     def satisfied(self, state: NodeState) -> bool:
         found = state.containers.runtimes.get(self.subject.name)
-        return found is not None and not found.restart_due
+        return found is not None and not found.owed
 
     @property
     def disturbs(self) -> Disturbs:

@@ -8,10 +8,10 @@ from nodeagent.resources.base import Obstacle, Step, Wish
 from nodeagent.resources.cdi import directories_of
 from nodeagent.resources.file_steps import file_thing
 from nodeagent.resources.runtime_rules import Change, ImpossibleError, Wanted, change_for
-from nodeagent.resources.runtime_steps import RestartRuntime, WriteRuntimeConfig, runtime_thing
+from nodeagent.resources.runtime_steps import ReloadRuntime, RestartRuntime, WriteRuntimeConfig, runtime_thing
 from nodeagent.spec.containers import Cdi, Component, Runtimes
 from nodeagent.spec.schema import NodeSpec
-from nodeagent.state.containers import Runtime
+from nodeagent.state.containers import Owed, Runtime
 from nodeagent.state.node import NodeState
 
 
@@ -55,8 +55,9 @@ def _wish(name: str, component: Component, runtime: Runtime | None, wanted: Want
 
 
 def _steps(runtime: Runtime, change: Change) -> tuple[Step, ...]:
-    steps: list[Step] = []
     unit = f"runtimes/{runtime.name}"
+    owed = _owed(runtime, change)
+    steps: list[Step] = []
     if change.text is not None:
         steps.append(
             WriteRuntimeConfig(
@@ -68,15 +69,30 @@ def _steps(runtime: Runtime, change: Change) -> tuple[Step, ...]:
                 before=change.before,
                 mode=runtime.files[change.path].mode if change.path in runtime.files else 0o644,
                 runtime=runtime.name,
-                marks=runtime.active,
+                owed=owed,
             )
         )
-    if runtime.active and (change.text is not None or runtime.restart_due):
-        reason = "its configuration changed"
-        stops = change.stops_containers
-        subject = runtime_thing(runtime.name)
-        steps.append(RestartRuntime(subject=subject, unit=unit, reason=reason, stops_containers=stops))
+    if owed:
+        steps.append(_telling(runtime, change, owed))
     return tuple(steps)
+
+
+def _owed(runtime: Runtime, change: Change) -> str:
+    """What a runtime that runs must be told, a restart of former times included."""
+    if not runtime.active or (change.text is None and not runtime.owed):
+        return ""
+    is_enough = not runtime.restart_due and (change.text is None or change.reload)
+    return Owed.RELOAD if is_enough else Owed.RESTART
+
+
+def _telling(runtime: Runtime, change: Change, owed: str) -> Step:
+    subject, unit = runtime_thing(runtime.name), f"runtimes/{runtime.name}"
+    reason = "its configuration changed"
+    if owed == Owed.RELOAD:
+        return ReloadRuntime(subject=subject, unit=unit, reason=reason)
+    stops = change.stops_containers
+    first = runtime.name == "docker" and not stops
+    return RestartRuntime(subject=subject, unit=unit, reason=reason, stops_containers=stops, reloads_first=first)
 
 
 def _obstacle(name: str, problem: str, advice: str) -> Obstacle:

@@ -54,6 +54,16 @@ class SimulatedRuntimes:
                 raise HostError("restart", name, f"the unit is failed: {path}: {reason}")
         self._set(name, "active", self.restarts(name) + 1)
 
+    def reload(self, name: str) -> None:
+        """HostError while it does not run. A configuration that it cannot read is not taken over."""
+        if not self.is_active(name):
+            raise HostError("reload", name, "the unit is inactive")
+        self._put(f"{PLACE}/{name}.reloads", f"{self.reloads(name) + 1}\n")
+
+    def reloads(self, name: str) -> int:
+        """How often it was told to read its configuration again."""
+        return int(self._files.read_optional(f"{PLACE}/{name}.reloads") or "0")
+
     def _set(self, name: str, state: str, restarts: int) -> None:
         self._put(f"{PLACE}/{name}", f"{state} {restarts}\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
 
 
@@ -79,12 +80,21 @@ class ConfigFile:
     problem: str = ""
 
 
+class Owed(StrEnum):
+    """What a runtime whose configuration we changed has still to be told, or is being told at this moment."""
+
+    RESTART = "changed"
+    RESTARTING = "restarting"
+    RELOAD = "to be reloaded"
+    RELOADING = "reloading"
+
+
 @dataclass(frozen=True)
 class Runtime:
     """An installed container runtime. `version` is empty where its program does not say.
 
-    `files` are its configuration and what that imports, in the order in which they count. `restart_due`: it was changed
-    by us and has not been restarted since. `generated` is a configuration that another program writes at each start
+    `files` are its configuration and what that imports, in the order in which they count. `owed`: it was changed by
+    us and does not know it yet. `generated` is a configuration that another program writes at each start
     (k3s, RKE2). `nvidia_runtime`: nvidia-container-runtime is installed.
     """
 
@@ -92,9 +102,19 @@ class Runtime:
     version: str = ""
     files: Mapping[str, ConfigFile] = field(default_factory=lambda: MappingProxyType({}))
     active: bool = False
-    restart_due: bool = False
+    owed: str = ""
     generated: str = ""
     nvidia_runtime: bool = False
+
+    @property
+    def reload_due(self) -> bool:
+        """Whether a reload of its configuration is still to come, and is enough."""
+        return self.owed in (Owed.RELOAD, Owed.RELOADING)
+
+    @property
+    def restart_due(self) -> bool:
+        """Whether a restart is still to come."""
+        return bool(self.owed) and not self.reload_due
 
     @property
     def release(self) -> tuple[int, ...]:

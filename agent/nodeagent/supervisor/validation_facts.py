@@ -86,7 +86,7 @@ def _unready(runtime: Runtime, section: Cdi) -> str:
         return f"{error}; {error.advice}" if error.advice else str(error)
     if change.text is not None:
         return f"it does not know CDI, {change.path} would have to say so; section runtimes of the node file writes it"
-    return "its configuration changed and it has not been restarted since" if runtime.restart_due else ""
+    return "its configuration changed and it has not been restarted since" if runtime.owed else ""
 
 
 def _kubelet(files: Files) -> tuple[int | None, bool, str]:
