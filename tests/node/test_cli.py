@@ -183,7 +183,7 @@ def test_version_in_every_form(fresh: Cli) -> None:
     assert yaml.safe_load(fresh.out)["version"] == __version__
 
 
-PLAN_KEYS = ["schemaVersion", "converged", "steps", "transitions", "blocked", "obstacles", "remarks"]
+PLAN_KEYS = ["schemaVersion", "converged", "steps", "transitions", "blocked", "obstacles", "remarks", "owed"]
 
 
 def test_json_and_yaml_say_the_same_with_stable_keys(fresh: Cli) -> None:
