@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from nodeagent.host.ports import GpuFault
 from nodeagent.metrics.facts import AgentFacts
+from nodeagent.metrics.instruments import Instruments
 from nodeagent.metrics.options import Options
 from nodeagent.metrics.tally import NO_XIDS, GpuTally
 from nodeagent.metrics.view import View
@@ -190,6 +191,23 @@ NODE = NodeState(
         12: Process(12, "triton", unit="triton.service"),
     },
 )
+
+
+def instruments() -> tuple:
+    """After two passes and a few calls; what differs from machine to machine is left out."""
+    made = Instruments("0.1.0")
+    calls = {"nvmlDeviceGetClockInfo": (30, 0.0015), "nvmlDeviceGetFieldValues": (10, 0.25)}
+    made.add_calls([GpuSample("GPU-0", calls=MappingProxyType(calls))])
+    for seconds in (0.25, 7.0):
+        made.passes.observe(seconds)
+    made.rounds.labels("gpus").observe(0.03)
+    return tuple(
+        (family, samples if family.name.startswith("nodeagent_") else tuple((found, 1) for found, _ in samples))
+        for family, samples in made.families()
+        if family.name != "python_info"
+    )
+
+
 FACTS = AgentFacts(
     "node1",
     "0.1.0",
@@ -201,15 +219,12 @@ FACTS = AgentFacts(
     unit_failures=MappingProxyType({"mig/GPU-1": 2}),
     gpu_faults=(GpuFault("GPU-9", "lost"),),
     units_waiting=("links/ens2",),
-    cpu_seconds=1.5,
-    resident_bytes=40 * MIB,
-    open_files=12,
     start_seconds=1790000000.0,
     telemetry_seconds=1790000100.0,
     cycle_seconds=MappingProxyType({"gpus": 0.03}),
     cycle_errors=MappingProxyType({"gpus": 0}),
     nvml_hangs=1,
-    nvml_calls=MappingProxyType({"nvmlDeviceGetClockInfo": (30, 0.0015), "nvmlDeviceGetFieldValues": (10, 0.25)}),
+    instruments=instruments(),
 )
 TALLIES = MappingProxyType(
     {"GPU-0": GpuTally({**NO_XIDS, (79, -1): 1, (31, -1): 2}, 79, 1790000050.0, nvlink_megabytes_per_second=12.5)}

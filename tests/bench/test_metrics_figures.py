@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from bench import instruments_figures
 from bench.figures import running_agent
 from bench.metrics_figures import Patience, memory, rendering, scrapes, sending
 from bench.nvml_figures import GPUS, h100s, nvml_round, worker_round
@@ -48,3 +49,8 @@ def test_memory_is_measured_over_rounds() -> None:
 
     found = memory(QUICK, Growing())
     assert found["MB after"] - found["MB before"] > 50
+
+
+def test_what_prometheus_client_costs_is_measured() -> None:
+    assert instruments_figures.memory()["agent MB"] > 10
+    assert instruments_figures.rendering()["with ms"] > 0

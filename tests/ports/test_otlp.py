@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import accumulate
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -94,16 +95,37 @@ def pushed(view) -> ExportMetricsServiceRequest:
     return ExportMetricsServiceRequest.FromString(gzip.decompress(body))
 
 
+def label_set(point, *more: str) -> str:
+    inner = ",".join([*(f'{pair.key}="{pair.value.string_value}"' for pair in point.attributes), *more])
+    return f"{{{inner}}}" if inner else ""
+
+
+def as_lines(metric) -> dict[str, str]:
+    """A histogram as Prometheus writes it: each bucket counts what is up to its bound."""
+    found = {}
+    for point in metric.histogram.data_points:
+        bounds = [*map(str, point.explicit_bounds), "+Inf"]
+        for bound, value in zip(bounds, accumulate(point.bucket_counts), strict=True):
+            found[f"{metric.name}_bucket" + label_set(point, f'le="{bound}"')] = number(value)
+        found[f"{metric.name}_count" + label_set(point)] = number(point.count)
+        whole = int(point.sum) if point.sum.is_integer() else point.sum
+        found[f"{metric.name}_sum" + label_set(point)] = number(whole)
+        assert not point.HasField("min")
+    return found
+
+
 def test_every_series_of_metrics_is_there_with_its_value():
     view = full_view()
     (resource,) = pushed(view).resource_metrics
     found = {}
     for metric in resource.scope_metrics[0].metrics:
+        if metric.HasField("histogram"):
+            found |= as_lines(metric)
+            continue
         data = metric.sum if metric.HasField("sum") else metric.gauge
         for point in data.data_points:
-            labels = ",".join(f'{pair.key}="{pair.value.string_value}"' for pair in point.attributes)
             value = point.as_int if point.HasField("as_int") else point.as_double
-            found[f"{metric.name}{{{labels}}}" if labels else metric.name] = number(value)
+            found[metric.name + label_set(point)] = number(value)
     lines = [line for line in snapshot(view).body.decode().splitlines() if not line.startswith("#")]
     assert found == dict(line.rsplit(" ", 1) for line in lines)
 

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nodeagent.host.ports import GpuFault
 from nodeagent.metrics.exposition import labels, number
 from nodeagent.metrics.facts import AgentFacts
+from nodeagent.metrics.instruments import Instruments
 from nodeagent.metrics.render import snapshot
 from nodeagent.metrics.view import View
 from nodeagent.state.gpu import Gpu, GpuInstance, GpuSample, MigMode, MigProfile, NvidiaDriver, Placement
@@ -71,6 +72,7 @@ NODE = NodeState(
     unknown=(Unknown("gpu GPU-1", "hangs"),),
 )
 FACTS = AgentFacts("node1", "0.1.0", "dgx-a100", True, 0, 0, 4, 0.25, MappingProxyType({"mig/GPU-1": 2}))
+FACTS = replace(FACTS, instruments=Instruments("0.1.0").families())
 
 
 def render(node, samples, facts, now, **more) -> bytes:

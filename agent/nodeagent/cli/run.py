@@ -125,7 +125,7 @@ def _attach(stack: ExitStack, supervisor: Supervisor, target: Target, narrator: 
     sampler.examine = lambda reading: _examined(supervisor, watch, desk, reading)
     repairs = _repairs(supervisor, watch)
     desk.held = lambda: held_by(repairs.memory.quarantines)
-    watch.log.on_line = lambda: sampler.refresh(supervisor.status)
+    watch.log.on_line = sampler.soon
     sampler.on_repartition = lambda: supervisor.waker.wake(Wake.MIG)
     proofs = _proofs(supervisor, sampler)
     sampler.push = push = OtlpPush(spec.metrics.otlp_endpoint)

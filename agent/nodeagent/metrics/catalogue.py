@@ -64,6 +64,7 @@ def families(view: View) -> Iterator[tuple[Family, Samples]]:
         yield from operator_families(view)
     for family, samples in AGENT_FAMILIES:
         yield family, samples(view)
+    yield from view.agent.instruments
 
 
 def _chosen(view: View) -> Iterable[GpuMetric]:

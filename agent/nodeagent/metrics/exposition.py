@@ -26,11 +26,15 @@ class Kind(StrEnum):
 
     GAUGE = "gauge"
     COUNTER = "counter"
+    HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True)
 class Family:
-    """A metric family; all its samples stand together below one HELP and one TYPE."""
+    """A metric family; all its samples stand together below one HELP and one TYPE.
+
+    Label sets of a histogram's samples have the rest of the name before them: `_bucket{le="0.1"}`, `_sum`, `_count`.
+    """
 
     name: str
     kind: Kind

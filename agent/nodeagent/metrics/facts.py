@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nodeagent.host.ports import GpuFault
+    from nodeagent.metrics.instruments import OwnFamilies
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,10 @@ class AgentFacts:
 
     `simulated` is the profile of the simulated machine, "" on a real one. `gpu_faults` are the GPUs that could not be
     read. `unit_failures` counts failures per unit since the start, `units_waiting` names those that wait after one.
-    `cpu_seconds`, `resident_bytes`, `open_files` and `start_seconds` (Unix time) are those of the agent's main process.
+    `start_seconds` (Unix time) is when the agent started.
     `cycle_seconds` says by source what the last round of telemetry took, `cycle_errors` counts its failures.
     `owed` counts steps by subject that shall bring back what an interrupted or failed transition took away.
-    `nvml_calls` are calls and seconds by NVML function.
+    `instruments` are families that the agent counts itself (`Instruments.families`).
     """
 
     hostname: str
@@ -35,14 +36,11 @@ class AgentFacts:
     unit_failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     units_waiting: tuple[str, ...] = ()
     gpu_faults: tuple[GpuFault, ...] = ()
-    cpu_seconds: float | None = None
-    resident_bytes: int | None = None
-    open_files: int | None = None
     start_seconds: float | None = None
     steps_taken: int | None = None
     telemetry_seconds: float | None = None
     cycle_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     cycle_errors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     nvml_hangs: int | None = None
-    nvml_calls: Mapping[str, tuple[int, float]] = field(default_factory=lambda: MappingProxyType({}))
     owed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    instruments: OwnFamilies = ()

@@ -63,10 +63,6 @@ def _units_waiting(view: View) -> Samples:
     return ((labels(unit=unit), unit in view.agent.units_waiting) for unit in sorted(units))
 
 
-def _build_info(view: View) -> Samples:
-    return ((labels(version=view.agent.version), 1),)
-
-
 def _simulated(view: View) -> Samples:
     return ((labels(profile=view.agent.simulated), bool(view.agent.simulated)),)
 
@@ -118,21 +114,6 @@ AGENT_FAMILIES: tuple[tuple[Family, Callable[[View], Samples]], ...] = (
         "Rounds in which a source could not be read.",
         _each("source", lambda a: a.cycle_errors),
     ),
-    _counter(
-        "nodeagent_nvml_calls_total",
-        "Calls of NVML functions for telemetry.",
-        _each("function", lambda a: {name: calls for name, (calls, _) in a.nvml_calls.items()}),
-    ),
-    _counter(
-        "nodeagent_nvml_call_seconds_total",
-        "Time in NVML functions for telemetry; by calls, the mean latency.",
-        _each("function", lambda a: {name: seconds for name, (_, seconds) in a.nvml_calls.items()}),
-    ),
     _counter("nodeagent_nvml_hangs_total", "NVML calls that missed their deadline.", _own(lambda a: a.nvml_hangs)),
-    _gauge("nodeagent_build_info", "Version of the agent, always 1.", _build_info),
     _gauge("nodeagent_simulated", "Whether this is a simulated node, and which.", _simulated),
-    _counter("process_cpu_seconds_total", "CPU time of the agent's main process.", _own(lambda a: a.cpu_seconds)),
-    _gauge("process_resident_memory_bytes", "Resident memory of the main process.", _own(lambda a: a.resident_bytes)),
-    _gauge("process_open_fds", "Open file descriptors of the main process.", _own(lambda a: a.open_files)),
-    _gauge("process_start_time_seconds", "Start of the main process (Unix time).", _own(lambda a: a.start_seconds)),
 )

@@ -18,6 +18,8 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
+    Histogram,
+    HistogramDataPoint,
     Metric,
     MetricExportResult,
     MetricsData,
@@ -82,12 +84,40 @@ def metrics_data(view: View) -> MetricsData:
 
 def _metric(view: View, family: Family, samples: Iterable[tuple[str, float]]) -> Metric | None:
     """None for a family without samples."""
+    if family.kind is Kind.HISTOGRAM:
+        return _histogram(view, family, samples)
     points = tuple(_points(view, samples))
     if not points:
         return None
     counter = family.kind is Kind.COUNTER
     data = Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=True) if counter else Gauge(points)
     return Metric(family.name, family.help, unit_of(family.name), data)
+
+
+def _histogram(view: View, family: Family, samples: Iterable[tuple[str, float]]) -> Metric | None:
+    """Prometheus counts what is up to a bound, OpenTelemetry what is between two."""
+    rows: dict[str, dict[str, float]] = {}
+    for text, value in samples:
+        name, _, inner = text.partition("{")
+        kept = ",".join(pair for pair in inner.rstrip("}").split(",") if pair and not pair.startswith("le="))
+        bound = attributes(text).get("le", "")
+        rows.setdefault(kept, {})[bound if name == "_bucket" else name] = value
+    points = [_distribution(view, attributes(f"{{{kept}}}"), row) for kept, row in rows.items()]
+    if not points:
+        return None
+    data = Histogram(points, AggregationTemporality.CUMULATIVE)
+    return Metric(family.name, family.help, unit_of(family.name), data)
+
+
+def _distribution(view: View, pairs: Mapping[str, str], row: Mapping[str, float]) -> HistogramDataPoint:
+    start, now = _nanoseconds(view.agent.start_seconds or view.now), _nanoseconds(view.now)
+    bounds = [name for name in row if not name.startswith("_")]
+    counts = [
+        int(row[bound] - before) for bound, before in zip(bounds, (0, *(row[one] for one in bounds)), strict=False)
+    ]
+    # what was the least and the most is not known
+    limits = [float(bound) for bound in bounds if bound != "+Inf"]
+    return HistogramDataPoint(pairs, start, now, int(row["_count"]), row["_sum"], counts, limits, None, None)
 
 
 def unit_of(name: str) -> str:

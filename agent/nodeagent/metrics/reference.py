@@ -9,6 +9,7 @@ from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
 from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
 from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
 from nodeagent.metrics.health_metrics import HEALTH_FAMILIES
+from nodeagent.metrics.instruments import Instruments
 from nodeagent.metrics.netdev_metrics import STATISTICS
 from nodeagent.metrics.node_metrics import AGENT_FAMILIES, NODE_FAMILIES
 from nodeagent.metrics.qos_metrics import QOS_FAMILIES
@@ -36,7 +37,7 @@ def catalogue_tables() -> str:
         ("RDMA", _families(RDMA_FAMILIES)),
         ("Quality of service (DCB)", _families(QOS_FAMILIES)),
         ("Statistics of the NIC's driver (mlx5)", STATISTICS),
-        ("The agent itself", _families(AGENT_FAMILIES)),
+        ("The agent itself", (*_families(AGENT_FAMILIES), *_families(Instruments("").families()))),
     )
     parts = [
         f"## GPUs, in DCGM's names until 4.8\n\n{_dcgm_table(DCGM_METRICS)}",

@@ -56,27 +56,20 @@ NO_TALLY = GpuTally()
 
 
 class Tally:
-    """The history of all GPUs by UUID; `add` is called with every round of samples.
-
-    `calls` are all NVML calls by function: how many, and the seconds they took.
-    """
+    """The history of all GPUs by UUID; `add` is called with every round of samples."""
 
     def __init__(self) -> None:
         self.gpus: Mapping[str, GpuTally] = MappingProxyType({})
-        self.calls: Mapping[str, tuple[int, float]] = MappingProxyType({})
         self._nvlink: dict[str, tuple[float, float]] = {}
 
     def add(self, samples: Iterable[GpuSample], now: float) -> Mapping[str, GpuTally]:
         """The history with these samples in it; `now` in Unix seconds."""
-        gpus, calls = dict(self.gpus), dict(self.calls)
+        gpus = dict(self.gpus)
         for sample in samples:
-            for function, (count, seconds) in sample.calls.items():
-                counts, total = calls.get(function, (0, 0.0))
-                calls[function] = counts + count, total + seconds
             before = gpus.get(sample.uuid, NO_TALLY)
             counted = _with_reasons(_with_xids(before, sample, now), sample, now)
             gpus[sample.uuid] = self._with_nvlink(counted, sample, now)
-        self.gpus, self.calls = MappingProxyType(gpus), MappingProxyType(calls)
+        self.gpus = MappingProxyType(gpus)
         return self.gpus
 
     def _with_nvlink(self, tally: GpuTally, sample: GpuSample, now: float) -> GpuTally:

@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import psutil
-
 from nodeagent import __version__
 from nodeagent.errors import HostError
 from nodeagent.host.ports import GpuFault, Host
 from nodeagent.metrics.facts import AgentFacts
+from nodeagent.metrics.instruments import Instruments
 from nodeagent.metrics.render import snapshot
 from nodeagent.metrics.snapshot import Snapshot
 from nodeagent.metrics.tally import Tally
@@ -63,7 +62,7 @@ class Sampler:
         self._host, self._hardware, self._status = host, hardware, status
         self._choices = choices or Choices(Metrics(), host.files)
         self._samples: Sequence[GpuSample] = ()
-        self._passes_seen = 0
+        self._passes_seen = self._passes_timed = 0
         self._trouble = ""
         self.examine: Callable[[Reading], Health] = lambda _reading: Health()
         self.validation: Callable[[], Validation] = Validation
@@ -71,7 +70,7 @@ class Sampler:
         self._tally = Tally()
         self._costs: dict[str, float] = {}
         self._errors: dict[str, int] = dict.fromkeys(("gpus", "textfile"), 0)
-        self._process = psutil.Process()
+        self._instruments = Instruments(__version__)
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
@@ -79,8 +78,15 @@ class Sampler:
     def start(self) -> None:
         self._thread.start()
 
-    def refresh(self, _status: Status) -> None:
-        """Sample soon: a pass has ended and its outcome should show."""
+    def refresh(self, status: Status) -> None:
+        """Sample soon: a pass may have ended, and its outcome should show. Of one thread, the loop's."""
+        if status.last and status.passes > self._passes_timed:
+            self._passes_timed = status.passes
+            self._instruments.passes.observe(status.last.duration_seconds)
+        self.soon()
+
+    def soon(self) -> None:
+        """Do not wait for the next round."""
         self._wake.set()
 
     def pace(self, seconds: float) -> None:
@@ -165,6 +171,7 @@ class Sampler:
         if self._samples:
             self._sampled_at = time.time()
             self._tally.add(self._samples, self._sampled_at)
+            self._instruments.add_calls(self._samples)
 
     def _reading(self, status: Status, state: NodeState) -> Reading:
         """For health: what of the GPUs could not be read, and why, besides what could."""
@@ -193,17 +200,12 @@ class Sampler:
     def _measured(self, source: str) -> Iterator[None]:
         started = time.monotonic()
         yield
-        self._costs[source] = time.monotonic() - started
+        self._costs[source] = seconds = time.monotonic() - started
+        self._instruments.rounds.labels(source).observe(seconds)
 
     def _facts(self, status: Status) -> AgentFacts:
         plan = status.last.outcome.plan if status.last else Plan()
         unknown = (item for item in _observed(status).unknown if item.what.startswith("GPU "))
-        with self._process.oneshot():
-            times, memory, descriptors = (
-                self._process.cpu_times(),
-                self._process.memory_info(),
-                self._process.num_fds(),
-            )
         return AgentFacts(
             hostname=status.identity.hostname,
             version=__version__,
@@ -218,9 +220,6 @@ class Sampler:
             unit_failures=status.failures_total,
             units_waiting=tuple(status.postponed),
             gpu_faults=tuple(GpuFault(item.what.removeprefix("GPU "), item.reason) for item in unknown),
-            cpu_seconds=times.user + times.system,
-            resident_bytes=memory.rss,
-            open_files=descriptors,
             start_seconds=status.identity.started_unix_seconds,
             telemetry_seconds=self._sampled_at,
             cycle_seconds=dict(self._costs),
@@ -232,7 +231,7 @@ class Sampler:
                 **({"pods": self.pods.errors} if self.pods and self.pods.facts else {}),
             },
             nvml_hangs=self._host.nvml.hangs(),
-            nvml_calls=self._tally.calls,
+            instruments=self._instruments.families(),
         )
 
 
