@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
+import netns
 from links_contract import CONTRACT, Machine
 from nodeagent.host.files import LocalFiles
 from nodeagent.host.links import RtnlLinks
@@ -18,15 +18,7 @@ NAME, PEER = "ens1", "ens2"
 
 def run(clause: str) -> None:
     """The clause in fresh namespaces, with a sysfs that shows their interfaces; needs root, or user namespaces."""
-    mount = 'mount -t sysfs sysfs /sys && exec "$@"'
-    namespaces = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
-    program = [sys.executable, "-W", "error", "-m", "links_on_veth", clause]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        ["unshare", *namespaces, "sh", "-c", mount, "sh", *program],
-        env=environment, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    netns.run_program(sys.executable, "-W", "error", "-m", "links_on_veth", clause)
 
 
 def make_machine() -> Machine:

@@ -217,3 +217,8 @@ def apply_wish(wish: Wish, state: NodeState) -> NodeState:
     for step in wish.steps:
         state = apply(step, state)
     return state
+
+
+def lines(wish: Wish) -> list[str]:
+    """What is done, without the name of the GPU."""
+    return [str(step).partition(" on GPU")[0] for step in wish.steps]

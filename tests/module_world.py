@@ -180,3 +180,15 @@ def apply_wish(wish: Wish, state: NodeState) -> NodeState:
 def texts(wish: Wish) -> list[str]:
     """The steps as the plan prints them."""
     return [str(step) for step in wish.steps]
+
+
+def loads(wish: Wish) -> list[str]:
+    """The modules that are loaded, in order."""
+    return [step.subject.name for step in wish.steps if isinstance(step, LoadModule)]
+
+
+def only_obstacle(wish: Wish) -> str:
+    """The text of the one thing in the way; nothing is done."""
+    assert wish.steps == ()
+    (found,) = wish.obstacles
+    return f"{found.subject}: {found.problem}; {found.advice}"

@@ -25,8 +25,12 @@ links = RtnlLinks(LocalFiles())
 
 def run(code: str, prologue: str = PROLOGUE) -> None:
     """Run the code after the prologue; it must end well and print nothing to standard error."""
+    run_program(sys.executable, "-W", "error", "-c", prologue + code)
+
+
+def run_program(*program: str) -> None:
+    """The same for a program; needs root, or user namespaces for all."""
     namespaces = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
-    program = [sys.executable, "-W", "error", "-c", prologue + code]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         ["unshare", *namespaces, "sh", "-c", f'{MOUNTS} && exec "$@"', "sh", *program],

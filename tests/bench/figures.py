@@ -243,16 +243,17 @@ def report(patience: Patience) -> Iterator[str]:
     """The figures as lines of Markdown."""
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
-        yield from _table("a pass with nothing to do", {"": converged_pass(patience, directory)})
-        yield from _table("system calls of that pass", system_calls(directory))
+        yield from table("a pass with nothing to do", {"": converged_pass(patience, directory)})
+        yield from table("system calls of that pass", system_calls(directory))
     with tempfile.TemporaryDirectory() as place, running_agent(Path(place)) as (process, root):
-        yield from _table("start-up", startup(patience, root))
-        yield from _table("scrapes", scrapes(root, patience))
-        yield from _table("memory in MB", memory(process, root, patience))
+        yield from table("start-up", startup(patience, root))
+        yield from table("scrapes", scrapes(root, patience))
+        yield from table("memory in MB", memory(process, root, patience))
         yield f"idle agent: {agent_cpu(process, patience.settle_seconds):.1f} s of CPU per hour"
 
 
-def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+def table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Lines of a Markdown table."""
     columns = list(next(iter(rows.values())))
     yield f"\n| {title} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
     for name, row in rows.items():

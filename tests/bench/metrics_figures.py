@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from bench.exporters import fetch, node_exporter, nvitop_exporter
-from bench.figures import Figures, running_agent
+from bench.figures import Figures, running_agent, table
 from bench.nvml_figures import h100s, nvml_round, worker_round
 from bench.stopwatch import seconds
 from metrics_view import NODE, SAMPLE, full_view, gpu
@@ -227,24 +227,17 @@ def report(patience: Patience) -> Iterator[str]:
     """The figures as lines of Markdown."""
     from test_metrics_sampler import Node  # noqa: PLC0415 - lies beside the tests of the node
 
-    yield from _table("rendering", rendering(patience))
-    yield from _table("10,000 series over a kept connection", sending(patience))
+    yield from table("rendering", rendering(patience))
+    yield from table("10,000 series over a kept connection", sending(patience))
     with tempfile.TemporaryDirectory() as place, h100s(Path(place)) as nvml:
-        yield from _table("a round of NVML calls, 8 H100", nvml_round(nvml, patience.rounds))
-        yield from _table("the same through the worker", {"": worker_round(Path(place), patience.rounds)})
+        yield from table("a round of NVML calls, 8 H100", nvml_round(nvml, patience.rounds))
+        yield from table("the same through the worker", {"": worker_round(Path(place), patience.rounds)})
     with tempfile.TemporaryDirectory() as place, running_agent(Path(place)) as (process, root):
-        yield from _table("scrapes", scrapes(patience, root, process.pid))
+        yield from table("scrapes", scrapes(patience, root, process.pid))
     with tempfile.TemporaryDirectory() as place:
         node = Node(Path(place) / "n")
-        yield from _table("memory", {"": memory(patience, node.sampler)})
+        yield from table("memory", {"": memory(patience, node.sampler)})
         node.host.nvml.close()
-
-
-def _table(title: str, rows: Mapping[str, Figures]) -> Iterator[str]:
-    columns = list(next(iter(rows.values())))
-    yield f"\n| {title} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
-    for name, row in rows.items():
-        yield f"| {name} | {' | '.join(f'{row[column]:.3g}' for column in columns)} |"
 
 
 def main() -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from agent_process import PROFILE, Agent, agent_on, run_command
+from agent_process import run_command
 from kubelet_devices import AdmissionError, DeviceManager, until
 from nodeagent.host.control_client import ask
 from nodeagent.simulation.faults import heal, make_fault
-from nodeagent.simulation.node import SimulatedNode, open_node
+from plugin_place import Place, place_with
 
-PLUGINS = "var/lib/kubelet/device-plugins"
 GPU, SMALL, BIG = "nvidia.com/gpu", "nvidia.com/mig-1g.5gb", "nvidia.com/mig-3g.20gb"
 FILE = """\
 version: 1
@@ -30,35 +26,10 @@ loop: {interval_seconds: 3600, sample_seconds: 1, backoff_seconds: 0.2, nvml_dea
 """
 
 
-@dataclass
-class Place:
-    agent: Agent
-    kubelet: DeviceManager
-    node: SimulatedNode
-
-    def uuid(self, index: int) -> str:
-        return self.node.machine.gpus[index].uuid
-
-    def told(self) -> str:
-        return (
-            f"{self.kubelet.resources}\n{ask(str(self.agent.root), 'GET', '/v1/offers')}\n{self.agent.log.read_text()}"
-        )
-
-
 @pytest.fixture
 def place() -> Iterator[Place]:
-    """A kubelet that is there before the agent; short paths, since a socket's has a hundred characters at most."""
-    with tempfile.TemporaryDirectory(prefix="dp") as found:
-        node = open_node(PROFILE, f"{found}/n")
-        directory = Path(found) / "n" / PLUGINS
-        directory.mkdir(parents=True)
-        kubelet = DeviceManager(str(directory))
-        kubelet.start()
-        with agent_on(Path(found), FILE) as agent:
-            agent.wait_converged()
-            yield Place(agent, kubelet, node)
-        kubelet.stop()
-        node.machine.close()
+    with place_with(FILE) as found:
+        yield found
 
 
 def test_pods_get_gpus_and_mig_devices_by_cdi_and_keep_them_over_a_repartition(place: Place) -> None:

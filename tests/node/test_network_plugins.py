@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from agent_process import PROFILE, Agent, agent_on
 from kubelet_devices import DeviceManager, until
 from nodeagent.host.control_client import ask
 from nodeagent.host.pci_facts import read_pci
 from nodeagent.resources.topology import relation
 from nodeagent.simulation.faults import heal, make_fault
-from nodeagent.simulation.node import SimulatedNode, open_node
+from plugin_place import Place, place_with
 
-PLUGINS = "var/lib/kubelet/device-plugins"
 GPU, VF, HCA = "nvidia.com/gpu", "nvidia.com/rail_vf", "rdma/hca"
 NICS = {"0000:61:00.0": "enp97s0np0", "0000:e1:00.0": "enp225s0np0"}
 SHARED = {"configList": [{"resourceName": "hca", "rdmaHcaMax": 5, "selectors": {"ifNames": list(NICS.values())}}]}
@@ -36,46 +30,21 @@ loop: {interval_seconds: 2, sample_seconds: 1, backoff_seconds: 0.2, nvml_deadli
 """
 
 
-@dataclass
-class Place:
-    agent: Agent
-    kubelet: DeviceManager
-    node: SimulatedNode
-
-    def told(self) -> str:
-        return (
-            f"{self.kubelet.resources}\n{ask(str(self.agent.root), 'GET', '/v1/offers')}\n{self.agent.log.read_text()}"
-        )
-
-    def wait_offered(self) -> None:
-        """Each resource has a plugin of its own, and they register one after the other."""
-        whole = {GPU: 4, VF: 4, HCA: 5}
-        until(lambda: all(len(self.kubelet.healthy(one)) == count for one, count in whole.items()), self.told)
-
-    def write(self, name: str, content: object) -> None:
-        (Path(self.node.directory) / "etc" / name).write_text(json.dumps(content))
-
-
 @pytest.fixture
 def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(prefix="dp") as found:
-        node = open_node(PROFILE, f"{found}/n")
-        directory = Path(found) / "n" / PLUGINS
-        directory.mkdir(parents=True)
-        (Path(found) / "n/etc/shared.json").write_text(json.dumps(SHARED))
-        (Path(found) / "n/etc/vf.json").write_text(json.dumps(FUNCTIONS))
-        kubelet = DeviceManager(str(directory))
-        kubelet.start()
-        with agent_on(Path(found), FILE) as agent:
-            agent.wait_converged()
-            yield Place(agent, kubelet, node)
-        kubelet.stop()
-        node.machine.close()
+    with place_with(FILE, {"shared.json": SHARED, "vf.json": FUNCTIONS}) as found:
+        yield found
+
+
+def _wait_offered(place: Place) -> None:
+    """Each resource has a plugin of its own, and they register one after the other."""
+    whole = {GPU: 4, VF: 4, HCA: 5}
+    until(lambda: all(len(place.kubelet.healthy(one)) == count for one, count in whole.items()), place.told)
 
 
 def test_pods_get_rdma_devices_and_functions_near_their_gpu_and_lose_none_to_a_restart(place: Place) -> None:
     kubelet = place.kubelet
-    place.wait_offered()
+    _wait_offered(place)
     shared = {one.host_path for one in kubelet.admit("shared", HCA, 1).devices}
     assert shared == {
         f"/dev/infiniband/{n}" for n in ("uverbs0", "uverbs1", "umad0", "umad1", "issm0", "issm1", "rdma_cm")
@@ -89,7 +58,7 @@ def test_pods_get_rdma_devices_and_functions_near_their_gpu_and_lose_none_to_a_r
         distances = {port: relation(functions[port], cards[uuid]).distance for port in NICS}
         assert distances[mine.physfn] == min(distances.values())
     kubelet.restart()
-    place.wait_offered()
+    _wait_offered(place)
 
 
 def _granted(kubelet: DeviceManager, pod: str, resource: str) -> str:
@@ -99,7 +68,7 @@ def _granted(kubelet: DeviceManager, pod: str, resource: str) -> str:
 
 def test_a_port_without_a_link_takes_its_functions_along_until_it_is_back(place: Place) -> None:
     kubelet = place.kubelet
-    place.wait_offered()
+    _wait_offered(place)
     make_fault(place.node, "port-down", NICS["0000:61:00.0"], None)
     until(lambda: len(kubelet.healthy(VF)) == 2 and len(kubelet.listed(VF)) == 4, place.told)
     assert {one[:10] for one in kubelet.healthy(VF)} == {"0000:e1:01"}
@@ -112,7 +81,7 @@ def test_a_port_without_a_link_takes_its_functions_along_until_it_is_back(place:
 
 def test_functions_are_withdrawn_before_they_go_and_are_offered_anew(place: Place) -> None:
     kubelet = place.kubelet
-    place.wait_offered()
+    _wait_offered(place)
     place.agent.write(FILE.replace('"0000:61:00.0", vfs: 2', '"0000:61:00.0", vfs: 3'))
     until(lambda: len(kubelet.healthy(VF)) == 5, place.told)
     order = [
@@ -131,7 +100,7 @@ def test_functions_are_withdrawn_before_they_go_and_are_offered_anew(place: Plac
 
 def test_a_gpu_for_a_virtual_machine_is_withdrawn_from_pods_first(place: Place) -> None:
     kubelet = place.kubelet
-    place.wait_offered()
+    _wait_offered(place)
     first = place.node.machine.gpus[0]
     place.agent.write(f'{FILE}sandbox: {{workload: vm-passthrough, devices: ["{first.pci_address}"]}}\n')
     until(lambda: f"give {first.pci_address} to vfio-pci" in place.agent.log.read_text(), place.told)
@@ -142,7 +111,7 @@ def test_a_gpu_for_a_virtual_machine_is_withdrawn_from_pods_first(place: Place) 
 
 def test_a_file_with_a_mistake_changes_nothing_and_another_plugin_is_left_alone(place: Place) -> None:
     kubelet = place.kubelet
-    place.wait_offered()
+    _wait_offered(place)
     place.write("vf.json", {"resourceLists": []})
     until(lambda: "unknown key resourceLists" in place.agent.log.read_text(), place.told)
     assert len(kubelet.healthy(VF)) == 4

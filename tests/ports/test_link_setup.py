@@ -5,9 +5,9 @@ Each test runs in a network namespace of its own; deleting a veth pair and makin
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from functools import partial
+
+import netns
 
 PROLOGUE = """
 import json, subprocess, threading
@@ -36,19 +36,14 @@ def pair():
     ip("link add ens1 type veth peer name ens2")
     ip("link set ens2 up")
 
+with open("/proc/sys/net/ipv4/conf/all/forwarding", "w") as file:
+    file.write("0")  # a new namespace has it as the machine has
 pair()
 links = RtnlLinks(LocalFiles())
 """
 
 
-def _in_namespace(code: str) -> None:
-    mount = 'mount -t sysfs sysfs /sys && exec "$@"'
-    namespaces = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
-    command = ["unshare", *namespaces, "sh", "-c", mount, "sh", sys.executable, "-W", "error", "-c", PROLOGUE + code]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+_in_namespace = partial(netns.run, prologue=PROLOGUE)
 
 
 RESTORED = """

@@ -5,9 +5,9 @@ Making namespaces needs root, or user namespaces for all; the pair of interfaces
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from functools import partial
+
+import netns
 
 PROLOGUE = """
 import subprocess, sys
@@ -36,15 +36,7 @@ def netdev(name):
 """
 
 
-def _in_namespace(code: str) -> None:
-    """Run the code in a fresh network namespace, with a sysfs that shows the interfaces of that namespace."""
-    mount = 'mount -t sysfs sysfs /sys && exec "$@"'
-    namespaces = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
-    command = ["unshare", *namespaces, "sh", "-c", mount, "sh", sys.executable, "-W", "error", "-c", PROLOGUE + code]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+_in_namespace = partial(netns.run, prologue=PROLOGUE)
 
 
 def test_mtu_and_state_are_set_and_read_back() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import urllib.request
 
 import pytest
 
+from bench.exporters import free_port
 from nodeagent.simulation.machine import BoardAt, Machine
 from nvml_client import Client
 
@@ -91,12 +91,6 @@ def test_nvitop_draws_its_table(environment, cut):
     assert "55W / 400W" in table
     assert "Enabled" in table
     assert all(row.profile in table for row in cut)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_nvitops_exporter_serves_the_gpus(machine, environment, cut):

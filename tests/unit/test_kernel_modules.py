@@ -6,36 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from module_world import (
-    apply_wish,
-    files,
-    gpu_function,
-    insert,
-    module_file,
-    node,
-    texts,
-    wants,
-)
+from module_world import apply_wish, files, gpu_function, insert, loads, module_file, node, only_obstacle, texts, wants
 from nodeagent.resources.base import Disturbs
 from nodeagent.resources.kernel_modules import names_of_interest, plan
-from nodeagent.resources.module_steps import LoadModule, UnloadModule
+from nodeagent.resources.module_steps import UnloadModule
 from nodeagent.spec.schema import Flavor, NamedModule, NvidiaModules, PeerMemory, RdmaModules, RdmaStack
 from nodeagent.state.gpu import NvidiaDriver
 from nodeagent.state.modules import KernelModule, Liveness
 
 
-def loads(wish):
-    return [step.subject.name for step in wish.steps if isinstance(step, LoadModule)]
-
-
 def unloads(wish):
     return [step.subject.name for step in wish.steps if isinstance(step, UnloadModule)]
-
-
-def only_obstacle(wish):
-    assert wish.steps == ()
-    (found,) = wish.obstacles
-    return f"{found.subject}: {found.problem}; {found.advice}"
 
 
 def test_the_whole_stack_loads_in_the_order_of_the_node():

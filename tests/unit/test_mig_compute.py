@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from mig_world import UUID, apply_wish, board, instance, node, shared, wants
+from mig_world import UUID, apply_wish, board, instance, lines, node, shared, wants
 from nodeagent.resources.mig import plan
 from nodeagent.resources.mig_compute import NO_CHANGE, change, fits, places_by_rule, width
 from nodeagent.resources.mig_placement import Slot
@@ -16,10 +16,6 @@ from nodeagent.state.gpu import MigMode, Placement
 
 LOW, HIGH = Slot(Placement(0, 4), "3g.20gb"), Slot(Placement(4, 4), "3g.20gb")
 FOUR, SEVEN = Slot(Placement(0, 4), "4g.20gb"), Slot(Placement(0, 8), "7g.40gb")
-
-
-def lines(wish):
-    return [str(step).partition(" on GPU")[0] for step in wish.steps]
 
 
 def devices(**counts: int) -> MigEntry:

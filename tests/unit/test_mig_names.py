@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mig_world import A30, A100, OFF, board, instance, node, wants
+from mig_world import A30, A100, OFF, board, instance, lines, node, wants
 from nodeagent.resources.mig import plan
 from nodeagent.resources.mig_names import (
     UnknownNameError,
@@ -135,10 +135,6 @@ def test_exact_instances():
 def test_exact_instances_that_cannot_be(one, text):
     with pytest.raises(UnknownNameError, match=text):
         wants_of(exact(one), A100)
-
-
-def lines(wish):
-    return [str(step).partition(" on GPU")[0] for step in wish.steps]
 
 
 def test_exact_places_move_what_is_elsewhere_and_leave_what_is_right():

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from module_world import RELEASE, VERMAGIC, files, module_file, node, wants
+from module_world import RELEASE, VERMAGIC, files, loads, module_file, node, only_obstacle, wants
 from nodeagent.resources.kernel_modules import plan
-from nodeagent.resources.module_steps import LoadModule
 from nodeagent.spec.schema import NamedModule
 from nodeagent.state.modules import KernelModule, KernelPolicy, Liveness
-
-
-def loads(wish):
-    return [step.subject.name for step in wish.steps if isinstance(step, LoadModule)]
-
-
-def only_obstacle(wish):
-    assert wish.steps == ()
-    (found,) = wish.obstacles
-    return f"{found.subject}: {found.problem}; {found.advice}"
-
 
 ONE = {"named": {"bridge": NamedModule()}}
 
