@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from nodeagent.spec.keys import key
+from nodeagent.spec.keys import absolute_path, key
 
 
 class Component(StrEnum):
@@ -17,12 +16,6 @@ class Component(StrEnum):
     AUTO = "auto"
     ON = "on"
     OFF = "off"
-
-
-def absolute_path(doc: str, *, default: str = "", example: str = "") -> Any:
-    """A key with an absolute path; empty means none."""
-    expected = 'an absolute path, or "" for none'
-    return key(doc, default=default, example=example, pattern=r"^$|^/[^\x00]*[^/\x00]$", expected=expected)
 
 
 class DeviceName(StrEnum):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from nodeagent.spec.keys import key
+from nodeagent.spec.keys import absolute_path, key
 
 CHECK_NAMES = (  # nodeagent.health.check_table says what each looks at
     "gpu-on-bus",
@@ -214,12 +214,8 @@ class HealthWebhook:
         expected="an http or https URL without user and password",
     )
     tell_from: TellFrom = key("How bad a change must be to be told.", default=TellFrom.WARNING)
-    token_file: str = key(
-        "File with a bearer token for the Authorization header.",
-        default="",
-        example='"/etc/nodeagent/hook.token"',
-        pattern=r"^$|^/[^\x00]*$",
-        expected='an absolute path, or "" for none',
+    token_file: str = absolute_path(
+        "File with a bearer token for the Authorization header.", example='"/etc/nodeagent/hook.token"', last_slash=True
     )
     timeout_seconds: float = key("How long one attempt may take.", default=5.0, minimum=0.1, maximum=60)
 

@@ -41,6 +41,12 @@ def key(doc: str, *, default: Any = ..., factory: Any = ..., example: str = "", 
     return field(metadata=metadata)
 
 
+def absolute_path(doc: str, *, default: str = "", example: str = "", last_slash: bool = False) -> Any:
+    """A key with an absolute path, empty for none; whether it may end in a slash."""
+    pattern = r"^$|^/[^\x00]*$" if last_slash else r"^$|^/[^\x00]*[^/\x00]$"
+    return key(doc, default=default, example=example, pattern=pattern, expected='an absolute path, or "" for none')
+
+
 @dataclass(frozen=True)
 class Key:
     """One key of a mapping as the schema describes it; `default` is MISSING where the key is required."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 
-from nodeagent.spec.containers import Component, absolute_path
-from nodeagent.spec.keys import key
-from nodeagent.spec.labels import MigStrategy, SharingStrategy
+from nodeagent.spec.containers import Component
+from nodeagent.spec.keys import absolute_path, key
+from nodeagent.spec.labels import MigStrategy, SharingStrategy, shares
 
 
 class DeviceList(StrEnum):
@@ -47,15 +46,7 @@ class GpuSharing:
         "memory and multiprocessors; not with MIG.",
         default=SharingStrategy.NONE,
     )
-    replicas: Mapping[str, int] = key(
-        "Shares of each device by resource.",
-        factory=lambda: MappingProxyType({}),
-        example="{gpu: 4, mig-1g.5gb: 2}",
-        minimum=2,
-        maximum=1024,
-        key_pattern=r"^(gpu|mig-[0-9a-z.]+)$",
-        key_expected="gpu, or mig-PROFILE such as mig-1g.5gb",
-    )
+    replicas: Mapping[str, int] = shares("Shares of each device by resource.")
     rename: bool = key("Offer shares as NAME.shared, such as nvidia.com/gpu.shared.", default=False)
     fail_above_one: bool | None = key(
         "Refuse a container that asks for more than one share; left out: with mps only.", default=None, example="true"

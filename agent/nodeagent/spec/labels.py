@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
-from nodeagent.spec.containers import Component, absolute_path
-from nodeagent.spec.keys import key
+from nodeagent.spec.containers import Component
+from nodeagent.spec.keys import absolute_path, key
 
 
 class MigStrategy(StrEnum):
@@ -29,13 +30,10 @@ class SharingStrategy(StrEnum):
     MPS = "mps"
 
 
-@dataclass(frozen=True)
-class LabelSharing:
-    """What the labels say of sharing; what a device plugin does is its own affair."""
-
-    strategy: SharingStrategy = key("Of what kind.", default=SharingStrategy.NONE)
-    replicas: Mapping[str, int] = key(
-        "Replicas of each device by resource.",
+def shares(doc: str) -> Any:
+    """A key that says into how many shares devices are divided, by resource."""
+    return key(
+        doc,
         factory=lambda: MappingProxyType({}),
         example="{gpu: 4, mig-1g.5gb: 2}",
         minimum=2,
@@ -43,6 +41,14 @@ class LabelSharing:
         key_pattern=r"^(gpu|mig-[0-9a-z.]+)$",
         key_expected="gpu, or mig-PROFILE such as mig-1g.5gb",
     )
+
+
+@dataclass(frozen=True)
+class LabelSharing:
+    """What the labels say of sharing; what a device plugin does is its own affair."""
+
+    strategy: SharingStrategy = key("Of what kind.", default=SharingStrategy.NONE)
+    replicas: Mapping[str, int] = shares("Replicas of each device by resource.")
     rename: bool = key("Shared resources have another name (gpu.shared), so products keep theirs.", default=False)
 
 

@@ -16,7 +16,7 @@ from nodeagent.spec.containers import Cdi, Component, Runtimes
 from nodeagent.spec.devlink import DevlinkEntry
 from nodeagent.spec.guard import Guard
 from nodeagent.spec.health import Health
-from nodeagent.spec.keys import key
+from nodeagent.spec.keys import absolute_path, key
 from nodeagent.spec.kubernetes import Kubernetes
 from nodeagent.spec.labels import Labels
 from nodeagent.spec.links import LinkEntry
@@ -44,12 +44,6 @@ def parameters(doc: str, *, canonical: Callable[[str], str] = str, note: str = "
         key_canonical=canonical,
         key_note=note,
     )
-
-
-def path(doc: str, *, example: str) -> Any:
-    """A key with an absolute path, empty by default."""
-    expected = 'an absolute path, or "" for none'
-    return key(doc, default="", example=example, pattern=r"^$|^/[^\x00]*$", expected=expected)
 
 
 def modules(doc: str, *, default: tuple[str, ...] = ()) -> Any:
@@ -261,21 +255,25 @@ class Metrics:
         pattern=r"^$|^([^\s\[\]:]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$",
         expected='ADDRESS:PORT such as 127.0.0.1:9400 or "[::]:9400", or "" for no server',
     )
-    web_config_file: str = path(
+    web_config_file: str = absolute_path(
         "TLS, client certificates and passwords for the server, in the Prometheus exporter toolkit's format.",
         example='"/etc/nodeagent/web.yaml"',
+        last_slash=True,
     )
-    textfile: str = path(
+    textfile: str = absolute_path(
         "Also write the text here, for the textfile collector of node_exporter; the name should end in .prom.",
         example='"/var/lib/prometheus/node-exporter/nodeagent.prom"',
+        last_slash=True,
     )
-    counters_file: str = path(
+    counters_file: str = absolute_path(
         "dcgm-exporter's list of counters (CSV) to show instead of the usual ones; read again when it changes.",
         example='"/etc/dcgm-exporter/default-counters.csv"',
+        last_slash=True,
     )
-    job_mapping_dir: str = path(
+    job_mapping_dir: str = absolute_path(
         "Directory in which a batch system says which job is on which GPU, as dcgm-exporter's HPC job mapping.",
         example='"/var/run/nodeagent-jobs"',
+        last_slash=True,
     )
     dcgm: Component = key(
         "GPUs under the names of dcgm-exporter (DCGM_FI_…); auto: unless the GPU Operator runs dcgm-exporter here "
