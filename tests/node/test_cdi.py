@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent_process import run_command
 from nodeagent.plan.convergence import goal_of, survey
 from nodeagent.simulation.driver_installation import install_driver, remove_driver
 from nodeagent.spec.reader import read_spec
@@ -250,3 +252,36 @@ def test_killed_half_way_the_next_run_ends_right(node):
     put(node, GPU_FILE, "{")
     assert node.converge(FULL).plan.converged
     assert faults(spec_at(node, GPU_FILE), SCHEMA["$defs"]["spec"], SCHEMA) == []
+
+
+def test_check_in_a_container_looks_below_the_host_root_and_says_what_it_cannot_see(node, tmp_path):
+    """As the chart mounts it: /usr and /lib/firmware alone, with the node's own /dev."""
+    node.converge(BASE + "cdi: {}\n")
+    version, root = node.node.profile.driver_version, node.node.directory
+
+    def check(*words):
+        place = ("--simulate", node.node.profile.name, "--simulate-dir", root)
+        done = run_command("cdi", "check", *place, "-o", "json", *words)
+        found = json.loads(done.stdout)
+        return done.returncode, [one["text"] for one in found["findings"]], found["notSeen"], done.stderr
+
+    assert check() == (0, [], [], "")
+    os.makedirs(f"{root}/host/lib")
+    shutil.move(f"{root}/usr", f"{root}/host/usr")
+    shutil.copytree(f"{root}/lib/firmware", f"{root}/host/lib/firmware", symlinks=True)
+    code, texts, _, _ = check()
+    assert (code, any("libcuda" in text for text in texts)) == (3, True), "what it said before"
+    assert check("--host-root", "/host") == (0, [], [], "")
+    other = json.loads(FOREIGN.replace("nvidia.com/gpu", "example.com/x"))
+    other["containerEdits"] = {"mounts": [{"hostPath": "/run/x/socket", "containerPath": "/s"}]}
+    put(node, "/etc/cdi/other.json", json.dumps(other))
+    code, texts, hidden, said = check("--host-root", "/host")
+    assert (code, texts, hidden) == (0, [], ["/run/x/socket"])
+    assert "1 path of the node cannot be seen from here, such as /run/x/socket" in said
+    library = next(Path(f"{root}/host/usr/lib").rglob(f"libcuda.so.{version}"))
+    library.unlink()
+    code, texts, _, _ = check("--host-root", "/host")
+    assert (code, len(texts)) == (3, 1)
+    assert f"libcuda.so.{version} is not there" in texts[0]
+    Path(f"{root}/dev/nvidia0").unlink()
+    assert any("/dev/nvidia0 is not there" in text for text in check("--host-root", "/host")[1])

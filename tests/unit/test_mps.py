@@ -13,22 +13,41 @@ from nodeagent.host.mps import MpsDaemon, MpsWish
 from nodeagent.supervisor.mps_keeper import MpsKeeper
 
 # `-d` starts a daemon, standing for which is a file in the pipe directory; else a command comes on standard input.
-CONTROL = """#!{python} -S
-import os, sys
-place = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
+# nvidia-cuda-mps-control(1) and NVIDIA's guide to MPS: names, arguments and environment; what is not there is refused.
+CONTROL = r"""#!{python} -S
+import os, re, sys
+place, logs = (os.environ.get("CUDA_MPS_%s_DIRECTORY" % name, "/tmp/nvidia-mps") for name in ("PIPE", "LOG"))
 heard, alive = os.path.join(place, "heard"), os.path.join(place, "control")
+devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
 if sys.argv[1:] == ["-d"]:
     if os.path.exists(alive):
         sys.exit("An instance of this daemon is already running")
-    open(alive, "w").write(os.environ["CUDA_VISIBLE_DEVICES"])
+    if not os.path.isdir(logs):
+        sys.exit("no directory for logs")
+    open(alive, "w").write(",".join(devices))
     sys.exit(0)
+if sys.argv[1:]:
+    sys.exit("usage: nvidia-cuda-mps-control [-d | -f]")
 command = sys.stdin.read().strip()
-open(heard, "a").write(command + "\\n")
+open(heard, "a").write(command + "\n")
 if not os.path.exists(alive):
     sys.exit("Cannot find MPS control daemon process")
+known = {
+    "quit": r"( -t \d+)?",
+    "get_server_list": "",
+    "get_default_active_thread_percentage": "",
+    "set_default_active_thread_percentage": r" (100|[1-9]\d?)(\.\d+)?",
+    "set_default_device_pinned_mem_limit": r" \d+ [1-9]\d*[GM]",
+    "get_default_device_pinned_mem_limit": r" \d+",
+}
+name, rest = re.match(r"(\w*)(.*)", command).groups()
+if name not in known or not re.fullmatch(known[name], rest):
+    sys.exit("Unknown command")
+if name.endswith("mem_limit") and int(rest.split()[0]) >= len(devices):
+    sys.exit("no such device")
 if os.path.exists(os.path.join(place, "refuse")) and command.startswith("set_"):
     sys.exit("refused")
-if command == "quit":
+if name == "quit":
     os.unlink(alive)
 elif command == "get_default_active_thread_percentage":
     print("25.0")
@@ -98,6 +117,27 @@ def test_limits_that_are_refused_leave_no_daemon_and_a_missing_program_is_named(
     assert not daemon.is_alive()
     with pytest.raises(GoneError, match="no such program"):
         MpsDaemon(wish, str(tmp_path)).start()
+
+
+def test_after_a_restart_of_ours_a_daemon_with_other_limits_is_started_anew_and_no_other(
+    programs: str, wish: MpsWish
+) -> None:
+    MpsDaemon(wish, programs).start()
+
+    def quits_with(wanted: MpsWish) -> int:
+        before = heard(wish).count("quit")
+        keeper = MpsKeeper(lambda: {"nvidia.com/gpu": wanted}, lambda: None, programs)
+        keeper.look(0.0)
+        keeper.look(10.0)
+        assert keeper.ready == {uuid for uuid, _ in wanted.gpus}
+        return heard(wish).count("quit") - before
+
+    assert quits_with(wish) == 0
+    assert quits_with(MpsWish(wish.directory, wish.gpus[:1], 4)) == 0, "one that serves more serves this too"
+    assert quits_with(MpsWish(wish.directory, wish.gpus, 8)) == 1
+    assert "set_default_active_thread_percentage 12" in heard(wish)
+    Path(wish.directory, ".started").write_text("")  # as NVIDIA's plugin leaves it
+    assert quits_with(wish) == 0
 
 
 def test_the_keeper_adopts_watches_and_starts_again_with_growing_waits(programs: str, wish: MpsWish) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from nodeagent.cli.output import columns, count, emit, style_for, warn
 from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import Target, add_target_options, target_of
 from nodeagent.errors import NotConvergedError, UnsupportedError
-from nodeagent.host.container_facts import read_cdi_files
+from nodeagent.host.container_facts import not_there, read_cdi_files
 from nodeagent.resources.cdi import directories_of, nodes_of, parts
 from nodeagent.resources.cdi_checks import Severity, findings, priority
 from nodeagent.resources.cdi_specs import render
 from nodeagent.resources.container_query import query_for
 from nodeagent.spec.containers import Cdi, DeviceName
+from nodeagent.spec.reader import read_spec
 from nodeagent.state.containers import CdiFile
 from nodeagent.state.node import NodeState
 
@@ -30,6 +32,7 @@ examples:
   nodeagent cdi generate --name uuid --driver-root /run/nvidia/driver > /etc/cdi/mine.json
   nodeagent cdi list
   nodeagent cdi check
+  nodeagent cdi check --host-root /host        (in a container)
   podman run --rm --device nvidia.com/gpu=0 IMAGE nvidia-smi -L
 """
 _TEXT = "CDI specifications: print what this node has, list and check what is installed"
@@ -57,6 +60,12 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
             verb.add_argument(
                 "--directory", metavar="DIR", action="append", default=[], help="look there too, repeatable"
             )
+            verb.add_argument(
+                "--host-root",
+                metavar="DIR",
+                default=None,
+                help="in a container: where the node's root directory is (default: cdi.host_root of the node file)",
+            )
         verb.set_defaults(run=runs[name])
 
 
@@ -82,20 +91,39 @@ def _observed(target: Target, section: Cdi) -> NodeState:
         return observer.add_containers(observer.observe(()), query_for(section))
 
 
-def _installed(arguments: argparse.Namespace) -> tuple[tuple[CdiFile, ...], frozenset[str]]:
-    """The files, and the paths they need that are not there."""
-    host = target_of(arguments).open()
+class _Installed(NamedTuple):
+    """The files, the paths they need that are not there, and those that cannot be seen from this container."""
+
+    files: tuple[CdiFile, ...]
+    missing: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
+
+
+def _installed(arguments: argparse.Namespace) -> _Installed:
+    target = target_of(arguments)
+    host = target.open()
     try:
         folders = dict.fromkeys((*directories_of(Cdi()), *arguments.directory))
         files = read_cdi_files(host.files, folders)
         needed = {path for file in files for path in file.paths}
-        return files, frozenset(path for path in needed if not host.files.exists(path))
+        missing, hidden = not_there(host.files, _host_root(arguments, target), needed)
+        return _Installed(files, missing, hidden)
     finally:
         host.nvml.close()
 
 
+def _host_root(arguments: argparse.Namespace, target: Target) -> str:
+    """Where the node's root directory is seen: as told, else as section cdi of the node file says."""
+    if arguments.host_root is not None:
+        return str(arguments.host_root)
+    if not os.path.exists(target.default_file):
+        return ""
+    section = read_spec(target.default_file).cdi
+    return section.host_root if section else ""
+
+
 def run_list(arguments: argparse.Namespace) -> int:
-    files, _ = _installed(arguments)
+    files = _installed(arguments).files
     devices = [
         {"name": f"{file.kind}={name}", "kind": file.kind, "file": file.path, "usable": usable}
         for file in files
@@ -118,13 +146,14 @@ def _table(devices: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    files, missing = _installed(arguments)
+    files, missing, hidden = _installed(arguments)
     found = findings(files, missing)
     style = style_for(arguments, sys.stdout)
     wrong = any(one.severity is Severity.ERROR for one in found)
     document = {
         "files": [file.path for file in files],
         "findings": [{"file": one.path, "severity": one.severity.value, "text": one.text} for one in found],
+        "notSeen": sorted(hidden),
     }
 
     def text() -> str:
@@ -132,5 +161,9 @@ def run_check(arguments: argparse.Namespace) -> int:
         verdict = "something is wrong" if wrong else style("good", "all right")
         return "\n".join((*lines, f"{count(len(files), 'specification')}: {verdict}"))
 
+    if hidden:
+        warn(
+            f"{count(len(hidden), 'path')} of the node cannot be seen from here, such as {min(hidden)}; mount its folder"
+        )
     emit(document, arguments.output, text)
     return NotConvergedError.exit_code if wrong else 0

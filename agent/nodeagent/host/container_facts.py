@@ -50,6 +50,31 @@ def read_cdi_files(files: Files, directories: Iterable[str]) -> tuple[CdiFile, .
     return tuple(_cdi_file(files, path) for folder in directories for path in _specification_paths(files, folder))
 
 
+def not_there(files: Files, host_root: str, needed: Iterable[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Of these paths of the node those that are not there, and those that cannot be told from this container.
+
+    With `host_root` files are looked for below it, device nodes in our own /dev. What lies in a folder that is not
+    mounted there cannot be told.
+    """
+    if not host_root:
+        return frozenset(path for path in needed if not files.exists(path)), frozenset()
+    seen = MountedFiles(files.root, host_root)
+    devices = {path for path in needed if path.startswith(f"{paths.DEV}/")}
+    gone = {path for path in set(needed) - devices if not _is_there(seen, path)}
+    hidden = {path for path in gone if _is_hidden(seen, path)}
+    return frozenset(gone - hidden | {path for path in devices if not files.exists(path)}), frozenset(hidden)
+
+
+def _is_there(files: Files, path: str) -> bool:
+    """/lib, /bin and the like are links to /usr on every node, and may be missing where only /usr is mounted."""
+    return files.exists(path) or files.exists(f"/usr{path}")
+
+
+def _is_hidden(seen: Files, path: str) -> bool:
+    """Whether not even the second folder of the path is there: a mount below makes the first one by itself."""
+    return not seen.exists("/".join(path.split("/")[:3]))
+
+
 def _specification_paths(files: Files, folder: str) -> Iterator[str]:
     return (f"{folder}/{name}" for name in files.names(folder) if name.endswith((".json", ".yaml")))
 

@@ -1,12 +1,15 @@
 """An MPS control daemon: started, limited, asked whether it lives, stopped; through NVIDIA's own programs.
 
 The daemon goes into the background by itself and outlives the agent: pods compute through it, and an agent that starts
-again finds it by asking. Sources: nvidia-cuda-mps-control(1); NVIDIA/k8s-device-plugin cmd/mps-control-daemon/mps
-(daemon.go, device.go: order of start-up, limits).
+again finds it by asking. Sources: nvidia-cuda-mps-control(1) (commands on standard input, CUDA_MPS_PIPE_DIRECTORY and
+CUDA_MPS_LOG_DIRECTORY; limits hold for servers that start later, are whole numbers with G or M, and name a device by
+its place in CUDA_VISIBLE_DEVICES of the daemon); NVIDIA/k8s-device-plugin cmd/mps-control-daemon/mps (daemon.go,
+device.go: order of start-up, limits).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -75,8 +78,8 @@ class MpsDaemon:
         except HostError:
             self.stop()
             raise
-        with open(f"{self.wish.directory}/{STARTED}", "w", encoding="utf-8"):
-            pass
+        with open(f"{self.wish.directory}/{STARTED}", "w", encoding="utf-8") as file:
+            json.dump({"gpus": self.wish.gpus, "shares": self.wish.shares}, file)
 
     def is_alive(self) -> bool:
         """Whether it answers."""
@@ -84,6 +87,16 @@ class MpsDaemon:
             return bool(self._tell("get_default_active_thread_percentage").strip())
         except HostError:
             return False
+
+    def started_for(self) -> MpsWish | None:
+        """What the daemon of this directory was started for, if an agent did it; NVIDIA's plugin does not say."""
+        try:
+            with open(f"{self.wish.directory}/{STARTED}", encoding="utf-8") as file:
+                found = json.load(file)
+            gpus = tuple((str(uuid), int(memory)) for uuid, memory in found["gpus"])
+            return MpsWish(self.wish.directory, gpus, int(found["shares"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def stop(self) -> None:
         """End it and its servers, and give the GPUs back to everybody; what fails here is gone already."""

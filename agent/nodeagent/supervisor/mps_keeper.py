@@ -98,6 +98,10 @@ class MpsKeeper:
 
     def _look_after(self, resource: str, kept: _Kept, now: float) -> None:
         if kept.daemon.is_alive():
+            if not kept.ready and _is_another(kept.daemon):
+                log.info("mps: the control daemon of %s was started for other shares, and is started anew", resource)
+                self._start(resource, kept, stop=True)
+                return
             if not kept.ready:
                 log.info("mps: the control daemon of %s is up", resource)
             kept.ready, kept.wait_seconds = True, FIRST_WAIT_SECONDS
@@ -109,12 +113,23 @@ class MpsKeeper:
             return
         kept.due = now + kept.wait_seconds
         kept.wait_seconds = min(2 * kept.wait_seconds, LONGEST_WAIT_SECONDS)
+        self._start(resource, kept)
+
+    def _start(self, resource: str, kept: _Kept, *, stop: bool = False) -> None:
         try:
+            if stop:
+                kept.daemon.stop()
             kept.daemon.start()
         except HostError as error:
             log.warning("mps: the control daemon of %s does not start: %s", resource, error)
         else:
             kept.ready = kept.daemon.is_alive()
+
+
+def _is_another(daemon: MpsDaemon) -> bool:
+    """Whether the one that is there was started by an agent for what no longer holds, as before a restart of ours."""
+    found = daemon.started_for()
+    return found is not None and not _serves(found, daemon.wish)
 
 
 def _serves(has: MpsWish, wish: MpsWish) -> bool:
