@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dashboard_units import UNITS
 from metrics_view import full_view
 from nodeagent.metrics.catalogue import KNOWN_FAMILIES
 from nodeagent.metrics.health_metrics import HEALTH_FAMILIES
@@ -48,15 +49,33 @@ def test_the_reference_is_fresh():
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda path: path.stem)
 def test_dashboards_use_what_there_is(board, known):
-    document = json.loads(board.read_text())
-    expressions = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
+    panels = [panel for panel in json.loads(board.read_text())["panels"] if panel["type"] != "row"]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
     assert len(expressions) >= 8
     assert set().union(*map(names_in, expressions)) <= known
-    ids = [panel["id"] for panel in document["panels"]]
-    assert len(ids) == len(set(ids))
-    for panel in document["panels"]:
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda path: path.stem)
+def test_dashboards_are_put_together_well(board):
+    """Each place is taken once, what is broken stands first, and a person learns what a number means."""
+    panels = json.loads(board.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    titles = [panel["title"] for panel in panels]
+    assert len(set(titles)) == len(titles)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
         place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    for panel in panels:
+        defaults = panel.get("fieldConfig", {}).get("defaults", {})
+        assert defaults.get("unit", "none") in UNITS
+        if panel["type"] == "stat" and defaults["thresholds"]["steps"][1:]:
+            assert panel["description"] or panel["title"].startswith("Links")
+        if panel["type"] == "table":
+            assert all(target["format"] == "table" and target["instant"] for target in panel["targets"])
 
 
 def test_dashboards_are_five_with_names_of_their_own():

@@ -25,6 +25,20 @@ def test_xids_are_counted_from_zero_and_never_forgotten():
     assert tally.gpus["A"] == first, "a GPU that fell off the bus keeps what it said"
 
 
+def test_an_xid_counts_once_whoever_tells_of_it():
+    tally = Tally()
+    tally.add([GpuSample("A", xids=(Xid(48), Xid(48)))], 10.0)
+    both = tally.hear({"A": {48: 1, 79: 1}, "B": {79: 1}}, 11.0)
+    assert (both["A"].counts[48, -1], both["A"].counts[79, -1], both["A"].counts[31, -1]) == (2, 1, 0)
+    assert (both["A"].last_xid, both["A"].last_xid_seconds) == (79, 11.0)
+    assert both["A"].recent_xids == ((10.0, 48), (10.0, 48), (11.0, 79))
+    assert both["B"].counts[79, -1] == 1, "a GPU that never answered"
+    assert tally.hear({"A": {48: 1, 79: 1}, "B": {79: 1}}, 12.0) == both
+    late = tally.add([GpuSample("A", xids=(Xid(79),))], 13.0)["A"]
+    assert late.counts[79, -1] == 1
+    assert tally.hear({"A": {48: 3, 79: 1}}, 14.0)["A"].counts[48, -1] == 3
+
+
 def test_the_nvlink_rate_is_dcgms():
     tally = Tally()
     assert tally.add([GpuSample("A", fields={138: 1000, 139: 500})], 10.0)["A"].nvlink_megabytes_per_second is None

@@ -41,7 +41,7 @@ def _xids_in_window(view: View) -> Samples:
 def _xids_in_total(view: View) -> Samples:
     for sample in view.known_samples:
         totals: dict[int, int] = {}
-        for (code, _), count in view.tally_of(sample.uuid).xids.items():
+        for (code, _), count in view.tally_of(sample.uuid).counts.items():
             totals[code] = totals.get(code, 0) + count
         for code, count in sorted(totals.items()):
             yield extended(view.gpu_labels[sample.uuid], xid=str(code)), count

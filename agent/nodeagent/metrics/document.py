@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.metrics.rdma_metrics import parse_rate
+from nodeagent.state.health import Verdict
 
 if TYPE_CHECKING:
     from nodeagent.metrics.view import View
     from nodeagent.state.gpu import Gpu, GpuInstance, GpuSample, InstanceSample
+    from nodeagent.state.health import Finding
     from nodeagent.state.network import RdmaPort
 
 _MIB = 1 << 20
 _WORD_BYTES = 4
 _GRAPHICS, _TENSOR, _DRAM = 1, 5, 10  # GPM metrics
 SCHEMA_VERSION = 1
+_TOLD = (Verdict.FAILED, Verdict.WARNING)
 
 
 def telemetry_document(view: View) -> dict[str, Any]:
@@ -31,8 +34,24 @@ def telemetry_document(view: View) -> dict[str, Any]:
         "driftSteps": agent.drift_steps,
         "blocked": agent.blocked,
         "readUnixSeconds": view.now,
+        "health": view.health.verdict.value if view.health.generated else None,
+        "problems": [_problem(view, one) for one in view.health.problems if one.verdict in _TOLD],
         "gpus": [_gpu(view, gpu, samples.get(gpu.uuid)) for gpu in _by_index(view)],
         "ports": [_port(view, device, port) for device, _, port in view.ports],
+    }
+
+
+def _problem(view: View, finding: Finding) -> dict[str, Any]:
+    """A finding for a person; what could not be looked at is no problem yet."""
+    subject = finding.subject
+    gpu = view.node.gpus.get(subject.parent or subject.name)
+    return {
+        "verdict": finding.verdict.value,
+        "check": finding.check,
+        "subject": f"GPU {gpu.index}" if gpu else str(subject),
+        "sinceUnixSeconds": finding.since,
+        "evidence": finding.evidence,
+        "advice": finding.advice,
     }
 
 
@@ -50,14 +69,14 @@ def _gpu(view: View, gpu: Gpu, sample: GpuSample | None) -> dict[str, Any]:
         "up": sample is not None,
     }
     if sample is None:
-        return found | {"instances": [], "processes": []}
+        return found | {"lastXid": view.tally_of(gpu.uuid).last_xid, "instances": [], "processes": []}
     instances = {item.gi_id: item for item in sample.instances}
     return (
         found
         | _gauges(sample)
         | {
             "lastXid": view.tally_of(gpu.uuid).last_xid,
-            "instances": [_instance(one, instances.get(one.gi_id)) for one in gpu.instances],
+            "instances": [_instance(view, one, instances.get(one.gi_id)) for one in gpu.instances],
             "processes": [_process(view, pid) for pid in _pids(gpu)],
         }
     )
@@ -78,7 +97,7 @@ def _gauges(sample: GpuSample) -> dict[str, Any]:
     }
 
 
-def _instance(instance: GpuInstance, sample: InstanceSample | None) -> dict[str, Any]:
+def _instance(view: View, instance: GpuInstance, sample: InstanceSample | None) -> dict[str, Any]:
     return {
         "giId": instance.gi_id,
         "profile": instance.profile,
@@ -86,6 +105,7 @@ def _instance(instance: GpuInstance, sample: InstanceSample | None) -> dict[str,
         "memoryUsedMib": _mib(sample.memory_used_bytes) if sample else None,
         "memoryTotalMib": _mib(sample.memory_total_bytes) if sample else None,
         "graphicsRatio": _ratio(sample, _GRAPHICS) if sample else None,
+        "processes": [_process(view, pid) for pid in instance.pids],
     }
 
 

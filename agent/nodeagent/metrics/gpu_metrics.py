@@ -150,22 +150,28 @@ def _ecc(view: View) -> Samples:
 
 
 def _xids(view: View) -> Samples:
-    """Counters from 0 for known errors; those of an instance stand under its id."""
-    for sample in view.known_samples:
-        for (code, gi_id), count in sorted(view.tally_of(sample.uuid).xids.items()):
+    """Counters from 0 for known errors; those of an instance stand under its id. A lost GPU keeps its own."""
+    for uuid in _told_of(view):
+        for (code, gi_id), count in sorted(view.tally_of(uuid).counts.items()):
             instance = "" if gi_id < 0 else str(gi_id)
-            yield labels(**view.gpu_identity(sample.uuid), xid=str(code), GPU_I_ID=instance), count
+            yield labels(**view.gpu_identity(uuid), xid=str(code), GPU_I_ID=instance), count
+
+
+def _told_of(view: View) -> Iterator[str]:
+    """The GPUs that answer, and those that have a history: the error that cost one is what matters of it."""
+    answered = {sample.uuid for sample in view.known_samples}
+    return (uuid for uuid in view.node.gpus if uuid in answered or uuid in view.tallies)
 
 
 def _last_xid(view: View) -> Samples:
-    for sample in view.known_samples:
-        seconds = view.tally_of(sample.uuid).last_xid_seconds
+    for uuid in _told_of(view):
+        seconds = view.tally_of(uuid).last_xid_seconds
         if seconds is not None:
-            yield labels(**view.gpu_identity(sample.uuid)), seconds
+            yield labels(**view.gpu_identity(uuid)), seconds
 
 
 def _gpu_up(view: View) -> Samples:
-    """1 for a GPU that answers; 0 for one that is lost or fenced off, which has no other line."""
+    """1 for a GPU that answers; 0 for one that is lost or fenced off, which has no other but its Xids."""
     failed = {fault.uuid for fault in view.agent.gpu_faults}
     answered = {sample.uuid for sample in view.samples}
     for uuid in sorted(failed | answered | set(view.node.gpus)):

@@ -65,9 +65,9 @@ def _trusts_dscp(view: View) -> Samples:
 
 
 def _roce_priority(view: View) -> Samples:
-    """By the port's traffic class, else rdma_cm's type of service, and the interface's DSCP table; 0 without a row."""
+    """By the traffic class that the driver forces (0: none), else rdma_cm's type of service, and the DSCP table."""
     for _, label_set, port in view.ports:
-        tos = port.traffic_class if port.traffic_class is not None else port.roce_tos
+        tos = port.traffic_class or port.roce_tos
         found = view.node.netdevs.get(port.netdev)
         if tos is None or found is None or found.dcb is None or found.dcb.trust is not Trust.DSCP:
             continue

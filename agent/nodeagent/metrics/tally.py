@@ -41,6 +41,7 @@ class GpuTally:
 
     `last_xid_seconds` is Unix time. `nvlink_megabytes_per_second` is DCGM's NVLINK_BANDWIDTH_TOTAL. `recent_xids` and
     `recent_reasons` are (Unix time, code or bit mask) of the last WINDOW_SECONDS; `clock_events` counts readings.
+    `logged` are errors by Xid in the kernel's log, the only place for those of a GPU that is lost.
     """
 
     xids: Mapping[tuple[int, int], int] = field(default_factory=lambda: NO_XIDS)
@@ -50,6 +51,24 @@ class GpuTally:
     recent_xids: tuple[tuple[float, int], ...] = ()
     recent_reasons: tuple[tuple[float, int], ...] = ()
     clock_events: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    logged: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def counts(self) -> Mapping[tuple[int, int], int]:
+        """Errors as `xids`, of each number by whoever saw more of them: NVML, or the kernel's log."""
+        return {**self.xids, **{(code, -1): max(self._by_nvml(code), count) for code, count in self.logged.items()}}
+
+    def _by_nvml(self, code: int) -> int:
+        return self.xids.get((code, -1), 0)
+
+    def with_logged(self, counts: Mapping[int, int], now: float) -> GpuTally:
+        """With what the kernel's log has told so far; what NVML did not tell of is the last error."""
+        fresh = [code for code, count in counts.items() if count > self.logged.get(code, 0)]
+        untold = tuple((now, code) for code in fresh if counts[code] > self._by_nvml(code))
+        if not untold:
+            return replace(self, logged=counts)
+        recent = (*_recent(self.recent_xids, now), *untold)
+        return replace(self, logged=counts, last_xid=untold[-1][1], last_xid_seconds=now, recent_xids=recent)
 
 
 NO_TALLY = GpuTally()
@@ -70,6 +89,12 @@ class Tally:
             counted = _with_reasons(_with_xids(before, sample, now), sample, now)
             gpus[sample.uuid] = self._with_nvlink(counted, sample, now)
         self.gpus = MappingProxyType(gpus)
+        return self.gpus
+
+    def hear(self, logged: Mapping[str, Mapping[int, int]], now: float) -> Mapping[str, GpuTally]:
+        """The history with what the kernel's log told of each GPU, by UUID."""
+        heard = {uuid: self.gpus.get(uuid, NO_TALLY).with_logged(counts, now) for uuid, counts in logged.items()}
+        self.gpus = MappingProxyType({**self.gpus, **heard})
         return self.gpus
 
     def _with_nvlink(self, tally: GpuTally, sample: GpuSample, now: float) -> GpuTally:

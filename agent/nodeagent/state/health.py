@@ -15,9 +15,10 @@ For a policy that repairs:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Verdict(StrEnum):
@@ -122,11 +123,13 @@ class Finding:
 class Health:
     """Every finding of one cycle, the good ones too, so that "not checked" can be told from "fine".
 
-    `generated` is Unix time; 0 until the first cycle has ended.
+    `generated` is Unix time; 0 until the first cycle has ended. `logged_xids` is how often the kernel's log told of an
+    Xid of a whole GPU since the agent started, by UUID and number: a GPU that is lost tells NVML no more.
     """
 
     findings: tuple[Finding, ...] = ()
     generated: float = 0.0
+    logged_xids: Mapping[str, Mapping[int, int]] = field(default_factory=lambda: MappingProxyType({}), compare=False)
 
     @property
     def verdict(self) -> Verdict:

@@ -6,17 +6,19 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from nodeagent.errors import HostError
 from nodeagent.health.documents import health_document
+from nodeagent.health.incidents import BY_KERNEL
 from nodeagent.health.monitor import Before, Cycle, Monitor
 from nodeagent.host.history import Entry, History, Limits, Memory, Query
 from nodeagent.host.ports import Host
 from nodeagent.spec.health import Health as HealthSpec
-from nodeagent.state.health import NODE, EventKind, Health, HealthEvent
+from nodeagent.state.health import NODE, EventKind, Health, HealthEvent, SubjectKind
 from nodeagent.supervisor.health_facts import Reading, observe
 from nodeagent.supervisor.log_tail import LogTail
 from nodeagent.supervisor.webhooks import Webhooks
@@ -46,6 +48,7 @@ class HealthWatch:
         self._lock = threading.Lock()
         self._written, self._learned = float("-inf"), dict[str, str]()
         self._action_seen = 0
+        self._started, self._xids = time.time(), dict[str, Mapping[int, int]]()
         memory = self._remembered()
         self.log = LogTail(host.files.root, memory.cursor)
         self._monitor = Monitor(spec, Before(memory.since, memory.learned, self._of_this_boot(memory)))
@@ -76,8 +79,18 @@ class HealthWatch:
             cycle = self._monitor.cycle(replace(seen, log_trouble=trouble), batch)
             self._record(cycle, Entry(findings=cycle.health.findings, cursor=batch.cursor, learned=cycle.learned))
             self.webhooks.tell(cycle.changes, self._node)
-            self.health = self.after(cycle.health)
+            self._count_xids(cycle.events)
+            self.health = replace(self.after(cycle.health), logged_xids=MappingProxyType(dict(self._xids)))
         return self.health
+
+    def _count_xids(self, events: Iterable[HealthEvent]) -> None:
+        """Those of whole GPUs that the kernel's log told of since the agent started, not of before."""
+        for event in events:
+            by_kernel = event.kind is EventKind.XID and ("source", BY_KERNEL) in event.data
+            of_a_gpu = event.subject.kind is SubjectKind.GPU and event.time >= self._started
+            if by_kernel and of_a_gpu and event.code is not None:
+                known = self._xids.get(event.subject.name, {})
+                self._xids[event.subject.name] = {**known, event.code: known.get(event.code, 0) + 1}
 
     def _take_up_actions(self) -> None:
         """Somebody may have dealt with errors since the last cycle, and said so in the history."""

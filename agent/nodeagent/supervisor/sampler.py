@@ -29,6 +29,7 @@ from nodeagent.supervisor.health_facts import Reading
 from nodeagent.supervisor.network_sampling import NetworkSampler
 from nodeagent.supervisor.otlp_push import OtlpPush
 from nodeagent.supervisor.pod_watch import PodWatch
+from nodeagent.supervisor.silent_gpus import SilentGpus
 from nodeagent.supervisor.status import Condition, Status
 
 log = logging.getLogger("nodeagent")
@@ -68,6 +69,7 @@ class Sampler:
         self.validation: Callable[[], Validation] = Validation
         self._sampled_at: float | None = None
         self._tally = Tally()
+        self._silent = SilentGpus()
         self._costs: dict[str, float] = {}
         self._errors: dict[str, int] = dict.fromkeys(("gpus", "textfile"), 0)
         self._instruments = Instruments(__version__)
@@ -123,13 +125,14 @@ class Sampler:
         with self._measured("health"):
             health = self.examine(self._reading(status, seen.state))
         now = time.time()
+        tallies = self._tally.hear(health.logged_xids, now)
         view = View(
-            node=seen.state,
+            node=self._silent(seen.state),
             samples=tuple(self._samples),
             agent=self._facts(status),
             now=now,
             options=self._choices.options(),
-            tallies=self._tally.gpus,
+            tallies=tallies,
             jobs=self._choices.jobs(),
             statistics=seen.statistics,
             pods=self.pods.facts if self.pods else None,
