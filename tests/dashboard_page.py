@@ -5,6 +5,7 @@ Places, titles, units, legends, thresholds and value mappings are as Grafana lay
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ PALETTE = (
     *("#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9", "#705da0", "#508642", "#cca300"),
     *("#447ebc", "#c15c17", "#890f02", "#0a437c", "#6d1f62", "#584477"),
 )
-_TITLE, _LEGEND_ROW, _TABLE_ROW = 30, 19, 26
+_TITLE, _LEGEND_ROW, _LEGEND_BELOW, _TABLE_ROW = 30, 19, 92, 26
 _STYLE = """
 body { margin: 0; background: #f4f5f5; color: #24292e; font: 13px/1.4 'DejaVu Sans', sans-serif; position: relative }
 h1 { font-size: 19px; margin: 0; padding: 14px 12px 2px } .sub { padding: 0 12px; color: #6a7178 }
@@ -33,7 +34,7 @@ h1 { font-size: 19px; margin: 0; padding: 14px 12px 2px } .sub { padding: 0 12px
 table { border-collapse: collapse; width: 100%; font-size: 12px; table-layout: auto }
 th, td { text-align: left; padding: 3px 8px; border-bottom: 1px solid #e7e9ec; white-space: nowrap; overflow: hidden;
          text-overflow: ellipsis; height: 18px; max-width: 380px } th { color: #1f60c4; font-weight: 600 }
-td.v { text-align: right } .bar { background: #e8ebee; width: 90px; height: 12px; display: inline-block }
+td.v { text-align: right } .bar { background: #e8ebee; width: 64px; height: 12px; display: inline-block }
 .bar i { display: block; height: 12px } .l { position: absolute; font-size: 11px } .l td, .l th { padding: 0 6px;
          height: 17px; border: 0; max-width: 270px } .more { color: #6a7178; font-size: 11px; padding: 2px 8px }
 svg text { font: 10px 'DejaVu Sans', sans-serif; fill: #6a7178 }
@@ -145,10 +146,8 @@ def _timeseries(panel: Mapping[str, Any], source: Source, width: int, height: in
     if not lines:
         return _nothing(panel)
     config = _defaults(panel)
-    legend, wide = _legend(panel, lines, height)
-    plot_width = width - wide - 8
-    low, high = _bounds(lines, config)
-    axis = _Axis(source, low, high, plot_width, height)
+    legend, wide, high = _legend(panel, lines, (width, height))
+    axis = _Axis(source, *_bounds(lines, config), width - wide - 8, height - high)
     bars = config["custom"]["drawStyle"] == "bars"
     drawn = "".join(
         (axis.bars if bars else axis.path)(line, color) for line, color in zip(lines, cycle(PALETTE), strict=False)
@@ -161,28 +160,32 @@ def _timeseries(panel: Mapping[str, Any], source: Source, width: int, height: in
     return f"{axis.open(config)}{drawn}{limits}</svg>{legend}"
 
 
-def _legend(panel: Mapping[str, Any], lines: Sequence[Line], height: int) -> tuple[str, int]:
-    """The legend as a table at the right, as many lines as fit; and its width in pixels."""
+def _legend(panel: Mapping[str, Any], lines: Sequence[Line], size: tuple[int, int]) -> tuple[str, int, int]:
+    """The legend as a table at the right or below, as many lines as fit; and the width and height that it takes."""
     config, wishes = _defaults(panel), panel["options"]["legend"]
-    wide = min(430, 175 + 7 * max(len(line.name) for line in lines))
+    below = wishes["placement"] == "bottom"
+    high = _LEGEND_BELOW if below else size[1]
+    wide = size[0] - 8 if below else min(430, 175 + 7 * max(len(line.name) for line in lines))
     entries = list(zip(lines, cycle(PALETTE), strict=False))
     if wishes.get("sortDesc"):
         entries.sort(key=lambda entry: entry[0].points[-1][1], reverse=True)
-    fits = (height - 8) // _LEGEND_ROW - 1
+    fits = (high - 8) // _LEGEND_ROW - 1
     fits = fits if len(entries) <= fits else fits - 1
-    unit, decimals = config["unit"], config.get("decimals")
-    rows = "".join(
-        f'<tr><td style="max-width:{wide - 165}px"><span style="color:{color}">▬</span> {escape(line.name)}</td>'
-        f'<td class="v">{number(line.points[-1][1], unit, decimals)}</td>'
-        f'<td class="v">{number(max(value for _, value in line.points), unit, decimals)}</td></tr>'
-        for line, color in entries[:fits]
-    )
+    rows = "".join(_legend_row(line, color, config, wide - 165) for line, color in entries[:fits])
     more = f'<div class="more">{len(entries) - fits} more below</div>' if len(entries) > fits else ""
     head = '<tr><th></th><th class="v">Last *</th><th class="v">Max</th></tr>'
-    return (
-        f'<div class="l" style="right:4px;top:{_TITLE}px;width:{wide}px"><table>{head}{rows}</table>{more}</div>',
-        wide,
+    place = f"right:4px;top:{_TITLE + size[1] - high}px;width:{wide}px"
+    text = f'<div class="l" style="{place}"><table>{head}{rows}</table>{more}</div>'
+    return (text, 0, high) if below else (text, wide, 0)
+
+
+def _legend_row(line: Line, color: str, config: Mapping[str, Any], wide: int) -> str:
+    last, most = line.points[-1][1], max(value for _, value in line.points)
+    values = "".join(
+        f'<td class="v">{number(one, config["unit"], config.get("decimals"))}</td>' for one in (last, most)
     )
+    name = f'<span style="color:{color}">▬</span> {escape(line.name)}'
+    return f'<tr><td style="max-width:{wide}px">{name}</td>{values}</tr>'
 
 
 def _bounds(lines: Sequence[Line], config: Mapping[str, Any]) -> tuple[float, float]:
@@ -206,11 +209,17 @@ class _Axis:
         share = (value - self.low) / (self.high - self.low)
         return self.height - self.bottom - share * (self.height - self.bottom - 8)
 
+    def ticks(self, *, whole: bool) -> list[float]:
+        """Four steps or fewer; whole numbers for what is counted."""
+        wide = (self.high - self.low) / 4
+        if whole:
+            wide = max(1.0, math.ceil(wide))
+        return [self.low + number * wide for number in range(5) if self.low + number * wide <= self.high]
+
     def open(self, config: Mapping[str, Any]) -> str:
         """The svg with grid and labels."""
         parts = [f'<svg width="{self.width}" height="{self.height}">']
-        for step in range(5):
-            value = self.low + step * (self.high - self.low) / 4
+        for value in self.ticks(whole=config.get("decimals") == 0):
             text = number(float(f"{value:.3g}"), config["unit"], config.get("decimals"))
             parts.append(
                 f'<line x1="{self.left}" x2="{self.width}" y1="{self.y(value):.1f}" y2="{self.y(value):.1f}" '

@@ -64,7 +64,7 @@ def test_recorded_series_are_tested():
 
 
 def test_links_between_pages_lead_somewhere():
-    for path in (PAGE, ROOT / "docs" / "metrics.md"):
+    for path in (PAGE, ROOT / "docs" / "metrics.md", ROOT / "docs" / "dashboards.md"):
         for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
             file, _, anchor = target.partition("#")
             found = (path.parent / file) if file else path

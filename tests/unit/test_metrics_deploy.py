@@ -83,6 +83,17 @@ def test_dashboards_are_five_with_names_of_their_own():
     assert len({json.loads(board.read_text())["uid"] for board in BOARDS}) == 5
 
 
+@pytest.mark.parametrize("board", BOARDS, ids=lambda path: path.stem)
+def test_dashboards_have_pictures(board):
+    """Small ones; the page about them shows each and says how to make them anew."""
+    picture = ROOT / "docs" / "pictures" / f"dashboard-{board.stem}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 150_000
+    text = (ROOT / "docs" / "dashboards.md").read_text()
+    assert f"(pictures/{picture.name})" in text
+    assert "python tests/dashboard_pictures.py" in text
+
+
 def test_rules_use_what_there_is(known):
     groups = yaml.safe_load(RULES.read_text())["groups"]
     expressions = [rule["expr"] for group in groups for rule in group["rules"]]

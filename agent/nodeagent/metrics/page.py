@@ -29,7 +29,8 @@ th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px soli
 th { font-weight: 600; color: #5b6570 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 tr.i td:first-child { padding-left: 1.2rem } .bad { color: #b3261e } .good { color: #1a7f37 }
 .warn { color: #8a5300 } td.bad, td.warn { font-weight: 600 }
-@media (max-width: 40rem) { .wide { display: none } body { margin: 1rem auto } th, td { padding-right: .5rem } }
+@media (max-width: 40rem) { .wide { display: none } body { margin: 1rem auto } th, td { padding-right: .5rem }
+  td.long { min-width: 9rem } }
 @media (prefers-color-scheme: dark) {
   body { background: #14171a; color: #e4e7ea } th, p { color: #98a2ad } th, td { border-color: #2b3138 }
   dl div { border-color: #2b3138 } dt { color: #98a2ad } tr:hover td { background-color: #1d2226 }
