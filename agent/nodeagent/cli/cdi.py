@@ -162,8 +162,6 @@ def run_check(arguments: argparse.Namespace) -> int:
         return "\n".join((*lines, f"{count(len(files), 'specification')}: {verdict}"))
 
     if hidden:
-        warn(
-            f"{count(len(hidden), 'path')} of the node cannot be seen from here, such as {min(hidden)}; mount its folder"
-        )
+        warn(f"{count(len(hidden), 'path')} of the node cannot be seen from here, such as {min(hidden)}; mount it")
     emit(document, arguments.output, text)
     return NotConvergedError.exit_code if wrong else 0
