@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from nodeagent.errors import DeadlineError, UnsupportedError
 from nodeagent.host.paths import SYSTEM_PROGRAMS
+from nodeagent.host.programs import run_program
 from nodeagent.host.services import Systemd
 
 PROGRAMS: Mapping[str, str] = {"containerd": "containerd", "crio": "crio", "docker": "dockerd", "podman": "podman"}
@@ -70,15 +71,7 @@ class LocalRuntimes:
 
     def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=DEADLINE_SECONDS,
-                check=False,
-            )
+            return run_program(command, DEADLINE_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise DeadlineError("run", command[0], f"no answer within {DEADLINE_SECONDS:g} s") from error
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from nodeagent.errors import DeadlineError, GoneError, HostError
 from nodeagent.host.paths import SYSTEMD_RUNNING
+from nodeagent.host.programs import run_program
 
 CONTROL, SMI = "nvidia-cuda-mps-control", "nvidia-smi"
 DEADLINE_SECONDS = 20.0
@@ -117,16 +118,7 @@ class MpsDaemon:
     def _run(self, command: Sequence[str], environment: Mapping[str, str], text: str = "") -> str:
         about = ("run", " ".join((*command, *text.split())))
         try:
-            done = subprocess.run(
-                command,
-                env=dict(environment),
-                input=text,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=DEADLINE_SECONDS,
-                check=False,
-            )
+            done = run_program(command, DEADLINE_SECONDS, environment, text)
         except FileNotFoundError as error:
             raise GoneError(*about, "there is no such program", "it comes with the driver") from error
         except subprocess.TimeoutExpired as error:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from nodeagent.errors import BusyError, DeadlineError, DeniedError, GoneError, HostError, UnsupportedError
 from nodeagent.host.files import LocalFiles
 from nodeagent.host.paths import SYS_PCI_DEVICES
+from nodeagent.host.programs import run_program
 from nodeagent.state.gpu import MigMode
 
 if TYPE_CHECKING:
@@ -74,15 +75,7 @@ class NvidiaSmi:
 
     def _run(self, subject: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run(
-                [self._program, *arguments],
-                env=dict(os.environ) | {"LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=self._deadline_seconds,
-                check=False,
-            )
+            return run_program([self._program, *arguments], self._deadline_seconds, os.environ | {"LC_ALL": "C"})
         except subprocess.TimeoutExpired as error:
             reason = f"nvidia-smi did not end within {self._deadline_seconds:g} s"
             raise DeadlineError(_OPERATION, subject, reason) from error

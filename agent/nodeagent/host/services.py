@@ -11,6 +11,7 @@ from nodeagent.errors import DeadlineError, DeniedError, GoneError, HostError
 from nodeagent.host.paths import PROC, SYS_CGROUP, SYSTEM_BUS, SYSTEMD_RUNNING
 from nodeagent.host.ports import Clock, Files
 from nodeagent.host.process_facts import parse_cgroup
+from nodeagent.host.programs import run_program
 from nodeagent.state.processes import Service
 
 PROPERTIES = "Id,LoadState,ActiveState,MainPID,ControlGroup,Job"
@@ -138,15 +139,7 @@ class Systemd:
     def _run(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [self._program, verb, *arguments]
         try:
-            return subprocess.run(
-                command,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=self._deadline_seconds,
-                check=False,
-            )
+            return run_program(command, self._deadline_seconds, self._environment())
         except subprocess.TimeoutExpired as error:
             reason = f"no answer within {self._deadline_seconds:g} s"
             raise DeadlineError("systemctl", verb, reason) from error

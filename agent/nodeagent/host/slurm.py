@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nodeagent.errors import DeadlineError, DeniedError, GoneError, HostError
+from nodeagent.host.programs import run_program
 from nodeagent.state.repair import OUR_DRAIN
 
 _STATE = re.compile(r"^\s*(?:.*\s)?State=(\S+)", re.MULTILINE)
@@ -71,14 +72,10 @@ class Scontrol:
     def _run(self, operation: str, node: str, *arguments: str) -> str:
         subject = f"slurm node {node}"
         try:
-            done = subprocess.run(
+            done = run_program(
                 [self._program, *arguments],
-                env=dict(os.environ) | self._environment | {"LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=self._deadline_seconds,
-                check=False,
+                self._deadline_seconds,
+                os.environ | self._environment | {"LC_ALL": "C"},
             )
         except subprocess.TimeoutExpired as error:
             reason = f"scontrol did not end within {self._deadline_seconds:g} s"
