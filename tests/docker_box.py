@@ -25,7 +25,8 @@ export DOCKER_HOST="unix://$OUT/s" DOCKER_CONFIG="$WORK/client" PATH="$PROGRAMS:
 serve() {
     exec dockerd --config-file "$CONFIG" --data-root "$WORK/d" --exec-root /run/docker --pidfile "$WORK/pid" \
         -H "$DOCKER_HOST" \
-        --bridge=none --iptables=false --ip6tables=false --storage-driver vfs --cgroup-parent "/$GROUP" $FLAGS
+        --bridge=none --ip-forward=false --iptables=false --ip6tables=false --storage-driver vfs \
+        --cgroup-parent "/$GROUP" $FLAGS
 }
 answers() { docker version && chmod 666 "$OUT/s"; }
 begin
