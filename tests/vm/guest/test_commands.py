@@ -59,7 +59,7 @@ def nodeagent() -> Command:
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
         command = [*before, sys.executable, "-m", "nodeagent", *words]
         started = time.monotonic()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         ended = f"exit {done.returncode} after {time.monotonic() - started:.1f} s\n{done.stdout}{done.stderr}"
         print(f"$ nodeagent {' '.join(words)}\n{ended}")
         assert done.returncode == expect, ended

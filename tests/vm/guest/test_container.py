@@ -53,7 +53,7 @@ def said() -> str:
     return LOG.read_text() if LOG.exists() else ""
 
 
-def until(condition: Callable[[], bool], what: str, agent: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], what: str, agent: subprocess.Popen[bytes], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert agent.poll() is None, f"ended with {agent.returncode} before {what}\n{said()}"
@@ -69,7 +69,7 @@ def scraped() -> str:
 
 def once(*words: str) -> subprocess.CompletedProcess[str]:
     """A container that runs one command."""
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(autouse=True)

@@ -110,7 +110,7 @@ def job_on(machine: Machine, index: int) -> Iterator[None]:
 
 def test_at_boot_clients_find_the_layout_and_the_agent_takes_over(node: Machine) -> None:
     systemctl("start", BOOT)
-    until(lambda: shown("ActiveState", CLIENT) == "active", "the client has started", 150)
+    until(lambda: shown("ActiveState", CLIENT) == "active", "the client has started")
     assert ended(MIG) == ("success", "0", "active")
     assert seen_by_client() == WANTED
     assert layouts(node) == WANTED

@@ -69,7 +69,7 @@ def listener(*words: str) -> subprocess.Popen[str]:
     """The listening side as a process of its own, once it listens."""
     command = [sys.executable, "-m", "nodeagent", "validate", "rdma", "--listen", "127.0.0.1:18516", *words]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while ":4854 00000000:0000 0A" not in Path("/proc/net/tcp").read_text():  # 18516 in state LISTEN
         assert server.poll() is None, server.communicate()
         assert time.monotonic() < deadline
@@ -95,7 +95,7 @@ def test_two_processes_prove_the_way_between_two_devices() -> None:
     client = connect("--match", "end0", *FEW, "-o", "json")
     assert client.returncode == 0, client.stderr
     here = json.loads(client.stdout)
-    out, error = server.communicate(timeout=60)
+    out, error = server.communicate(timeout=180)
     assert server.returncode == 0, error
     there = json.loads(out)
     assert (here["device"], here["gid"][-9:], here["peerGid"][-9:]) == ("peer0", "0a5a:0001", "0a5a:0002")
@@ -113,7 +113,7 @@ def test_ends_that_do_not_fit_are_told_on_both_sides() -> None:
     client = connect("--match", "end0", *FEW)
     assert client.returncode == 1
     assert "the address family is IPv4 here and IPv6 there" in client.stderr
-    _, error = server.communicate(timeout=60)
+    _, error = server.communicate(timeout=180)
     assert server.returncode == 1
     assert "the address family is IPv6 here and IPv4 there" in error or "it failed" in error
 

@@ -33,11 +33,13 @@ modules:
 links:
 - {match: dummy0, up: true, mtu: 4000}
 """
+PATIENCE_SECONDS = 300.0  # of a loaded machine that emulates this one
+LOOK_SECONDS = 1.5  # asking systemd costs this machine a good part of a second, which the agent then lacks
 STAND_INS = {"nvidia", "nvidia_uvm", "nvidia_modeset", "gdrdrv", "dummy", "standin_plain"}
 
 
 def systemctl(*words: str, expect: int = 0) -> str:
-    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     said = f"{done.stdout}{done.stderr}{told()}"
     assert done.returncode == expect, f"systemctl {' '.join(words)}: {done.returncode}\n{said}"
     return done.stdout.strip()
@@ -52,11 +54,11 @@ def told() -> str:
     return LOG.read_text() if LOG.exists() else ""
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s: {what}; status: {shown('StatusText')}\n{told()}"
-        time.sleep(0.5)
+        time.sleep(LOOK_SECONDS)
 
 
 def converged() -> bool:

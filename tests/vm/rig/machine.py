@@ -51,7 +51,7 @@ class Boot:
     arguments: str = ""
     manager: str = ""
     devices: tuple[str, ...] = ()
-    deadline_seconds: float = 600
+    deadline_seconds: float = 1200
     image: str = ""
 
 
