@@ -2,6 +2,8 @@
 
 The agent's own time, and that with a probe that takes a while, as a card's firmware does: functions are bound at once.
 Peers: doca-driver-build's netconfig.go waits 4 s after each function, one after the other.
+
+PYTHONPATH=agent:tests python tests/bench/restore_figures.py
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nodeagent.plan.journal import Phase
 from nodeagent.resources.base import Step
@@ -23,6 +26,31 @@ disruption: {nic: allow}
 modules: {rdma: {}, named: {mlx5_core: {%s}}}
 sriov: [{match: "rail:*", vfs: %d, trust: true}]
 """
+
+
+@dataclass
+class Counted:
+    """Files that count their durable replacements: those of the journal, while functions come back."""
+
+    files: Any
+    number: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.files, name)
+
+    def replace(self, path: str, text: str, mode: int = 0o600) -> None:
+        self.number += 1
+        self.files.replace(path, text, mode)
+
+
+@dataclass(frozen=True)
+class Took:
+    """From the first step that restores to the end. `cpu_seconds` has the simulated kernel's in it."""
+
+    seconds: float
+    cpu_seconds: float
+    steps: int
+    writes: int
 
 
 class Slow:
@@ -39,29 +67,42 @@ class Slow:
         self._functions.set_driver(address, driver)
 
 
-def seconds_of(vfs: int, probe: float) -> float:
-    """From the first step that restores to the end, for this many functions on eight cards."""
-    per_card, begun = vfs // CARDS, [0.0]
+def seconds_of(vfs: int, probe: float) -> Took:
+    """For this many functions on eight cards."""
+    per_card, begun = vfs // CARDS, list[tuple[float, float, int]]()
     with tempfile.TemporaryDirectory() as place, sim_node(Path(place), PROFILE, "in-process") as node:
         assert node.converge(FILE % ("", per_card)).plan.converged
-        links: Any = node.host.links
+        links, files = cast("Any", node.host.links), Counted(node.host.files)
         links.functions = Slow(links.functions, probe)
 
         def note(phase: Phase, step: Step) -> None:
-            if phase is Phase.RESTORE and not begun[0]:
-                begun[0] = time.monotonic()
+            if phase is Phase.RESTORE and not begun:
+                begun.append((time.monotonic(), time.process_time(), files.number))
 
-        outcome = node.converge(FILE % ("parameters: {prof_sel: 1}", per_card), Told(before=note))
-        ended = time.monotonic()
+        node.host = replace(node.host, files=files)
+        told = Told(before=note)
+        outcome = node.converge(FILE % ("parameters: {prof_sel: 1}", per_card), told)
+        ended, cpu = time.monotonic(), time.process_time()
         assert outcome.plan.converged
         assert not outcome.failures
         assert sum(node.kernel.vfs.values()) == vfs
-    return ended - begun[0]
+    ((start, cpu_before, written),) = begun
+    steps = sum(line.startswith("restore") for line in told.lines)
+    return Took(ended - start, cpu - cpu_before, steps, files.number - written)
 
 
-def report(vfs: int) -> Iterator[str]:
-    yield f"| {vfs} virtual functions on {CARDS} cards come back | s | s for each | times faster than 4 s each |"
-    yield "|---|---|---|---|"
-    for name, probe in (("the agent's own time", 0.0), (f"with a probe of {PROBE_SECONDS:g} s", PROBE_SECONDS)):
-        took = seconds_of(vfs, probe)
-        yield f"| {name} | {took:.2g} | {took / vfs:.2g} | {PEERS_SECONDS * vfs / took:.2g} |"
+def report(vfs: tuple[int, ...]) -> Iterator[str]:
+    names = ("probe, s", "s", "s for each", "times faster than 4 s each", "CPU s", "steps", "journal writes")
+    yield f"| functions on {CARDS} cards | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 1) + "|"
+    for count in vfs:
+        for probe in (0.0, PROBE_SECONDS):
+            took = seconds_of(count, probe)
+            each = f"{took.seconds / count:.2g} | {PEERS_SECONDS * count / took.seconds:.2g}"
+            rest = f"{took.cpu_seconds:.2g} | {took.steps} | {took.writes}"
+            yield f"| {count} | {probe:g} | {took.seconds:.2g} | {each} | {rest} |"
+
+
+if __name__ == "__main__":
+    for row in report((32, 128)):
+        print(row)

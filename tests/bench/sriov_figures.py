@@ -62,5 +62,5 @@ def report(per_nic: tuple[int, ...], runs: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for line in (*report(PER_NIC, 15), "", *nic_figures.report(15), "", *restore_figures.report(32)):
+    for line in (*report(PER_NIC, 15), "", *nic_figures.report(15), "", *restore_figures.report((32, 128))):
         print(line)

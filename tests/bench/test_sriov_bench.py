@@ -29,4 +29,4 @@ def test_costs_of_nics_and_of_bringing_functions_back_are_measured() -> None:
     name = tuple(nic_figures.WISHES)[-1]  # all that the others have, and more
     table = list(nic_figures.report(1, 1, 2, (name,)))
     assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}"]
-    assert len(list(restore_figures.report(CARDS))) == 4
+    assert len(list(restore_figures.report((CARDS,)))) == 4

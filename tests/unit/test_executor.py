@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +21,12 @@ from nodeagent.plan.journal import Entry, Journal, Phase, Status, decode, encode
 from nodeagent.plan.model import Transition
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.base import Disturbs, Step
+from nodeagent.resources.device_nodes import MakeDeviceNode
 from nodeagent.resources.mig import CreateGpuInstance, SetMigMode
 from nodeagent.resources.module_steps import LoadModule, UnloadModule
 from nodeagent.resources.registry import STEPS
 from nodeagent.state.gpu import Placement
-from nodeagent.state.things import gpu, module
+from nodeagent.state.things import device_node, gpu, module
 
 
 class KilledError(BaseException):
@@ -238,6 +242,55 @@ def test_a_damaged_journal_says_where_and_what_to_do(damage: Any, told: str) -> 
         decode(damage(text))
     assert told in str(caught.value)
     assert "then remove the file" in str(caught.value)
+
+
+@dataclass
+class Slow(LocalFiles):
+    """Files on which the first result takes as long to write as it takes all others to ask for theirs."""
+
+    root: str
+    asked: threading.Semaphore
+    others: int
+    written: int = 0
+
+    def replace(self, path: str, text: str, mode: int = 0o600) -> None:
+        self.written += 1
+        if self.written == 2:  # the first is the beginning of the transition
+            for _ in range(self.others):
+                assert self.asked.acquire(timeout=30)
+            time.sleep(0.2)
+        super().replace(path, text, mode)
+
+
+def test_who_waits_for_the_journal_is_written_together_and_on_disk_when_the_call_returns(tmp_path: Path) -> None:
+    steps = tuple(load(f"m{number}", f"u{number}") for number in range(12))
+    files = Slow(str(tmp_path), threading.Semaphore(0), len(steps) - 1)
+    journal = Journal(files)
+    journal.begin(Transition(acts=steps), ())
+    seen: list[bool] = []
+
+    def note(step: Step) -> None:
+        files.asked.release()
+        journal.note(Phase.ACT, step, Status.DONE)
+        entries = decode((tmp_path / JOURNAL.lstrip("/")).read_text())
+        seen.append(Entry(Phase.ACT, step, Status.DONE) in entries)
+
+    threads = [threading.Thread(target=note, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [True] * len(steps)
+    assert files.written < len(steps)
+
+
+def test_a_journal_from_before_a_step_had_another_field_can_be_read() -> None:
+    node = MakeDeviceNode(subject=device_node("/dev/x"), unit="u", major=1, minor=2)
+    document = json.loads(encode([Entry(Phase.ACT, node)], "boot"))
+    del document["entries"][0]["step"]["of"]
+    del document["checksum"]
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    assert decode(json.dumps({"checksum": digest, **document})) == (Entry(Phase.ACT, node),)
 
 
 def test_owed_steps_of_an_untouched_transition_are_none() -> None:

@@ -64,11 +64,11 @@ class _Run:
     context: Context
     failures: list[Failure] = field(default_factory=list)
     lost: set[Thing] = field(default_factory=set)  # what should have come back and is not there
-    lock: threading.Lock = field(default_factory=threading.Lock)  # journal and report are told by one at a time
+    lock: threading.Lock = field(default_factory=threading.Lock)  # the report is told by one at a time
 
     def take(self, phase: Phase, step: Step) -> bool:
+        self.context.journal.note(phase, step, Status.INTENT)
         with self.lock:
-            self.context.journal.note(phase, step, Status.INTENT)
             self.context.report.started(phase, step)
         try:
             step.apply(self.context.observer.host)
@@ -76,11 +76,11 @@ class _Run:
             with self.lock:
                 self.failures.append(Failure(phase, step, error))
                 self.context.report.finished(phase, step, error)
-                self.context.journal.note(phase, step, Status.FAILED)
+            self.context.journal.note(phase, step, Status.FAILED)
             return False
         with self.lock:
             self.context.report.finished(phase, step, None)
-            self.context.journal.note(phase, step, Status.DONE)
+        self.context.journal.note(phase, step, Status.DONE)
         return True
 
     def bring_back(self, phase: Phase, step: Step) -> None:
