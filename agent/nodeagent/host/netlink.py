@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -108,7 +109,7 @@ def netlink_errors(operation: str, subject: str) -> Iterator[None]:
         raise DeadlineError(operation, subject, "no answer by netlink in time") from error
     except OSError as error:
         raise refusal(operation, subject, error.errno or errno.EIO, error.strerror or "") from error
-    except ValueError as error:
+    except (ValueError, struct.error) as error:
         raise HostError(operation, subject, f"the kernel's answer cannot be read: {error}") from error
 
 
