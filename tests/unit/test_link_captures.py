@@ -1,4 +1,4 @@
-"""What ethtool and ip exchanged with a kernel, read by our codecs: equal to what the tools printed, and no garbage hurts."""
+"""What ethtool and ip exchanged with a kernel, read by our codecs as the tools printed it; and damaged messages."""
 
 from __future__ import annotations
 

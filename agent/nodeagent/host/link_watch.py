@@ -61,7 +61,7 @@ class LinkWatch:
                     raise
                 found["overrun"] = None
                 continue
-            with suppress(ValueError):  # a message of a kind that this kernel writes otherwise
+            with suppress(ValueError, struct.error):  # a message of a kind that this kernel writes otherwise
                 found |= dict.fromkeys(text for one in messages(data) for text in self._events(one))
         return tuple(found)
 
