@@ -132,3 +132,5 @@ def test_nobody_listens_and_stopping_does_not_wait(hooks: Webhooks) -> None:
     hooks.take_over([HealthWebhook("http://127.0.0.1:9/none")])
     hooks.tell([change(Verdict.FAILED)], "n")
     hooks.stop()
+    hooks._thread.join(30)
+    assert not hooks._thread.is_alive()
