@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from container_world import as_root
 from nodeagent.errors import UnsupportedError
 from nodeagent.host.clock import RealClock
 from nodeagent.host.container_runtimes import LocalRuntimes, parse_version
@@ -91,3 +95,55 @@ def test_an_option_that_a_program_does_not_know_is_no_verdict(tmp_path):
     program.write_text("#!/bin/sh\necho 'unable to configure: invalid character' >&2\nexit 1\n")
     with pytest.raises(UnsupportedError, match="invalid character"):
         runtimes.verify("docker", "/etc/docker/daemon.json", "{")
+
+
+# Where docker's folder is mounted at its own place in the container, and the node's root directory at $HOST.
+IN_A_CONTAINER = """
+set -eu
+mkdir -p "$HOST/mnt"
+mount --bind "$HOST/etc/docker" /mnt
+mount --bind "$HOST/etc/docker" "$HOST/mnt"
+exec "$PYTHON" - <<'END'
+import os
+from nodeagent.errors import UnsupportedError
+from nodeagent.host.clock import RealClock
+from nodeagent.host.container_runtimes import LocalRuntimes
+from nodeagent.host.files import LocalFiles
+from nodeagent.host.services import Systemd
+runtimes = LocalRuntimes(Systemd(LocalFiles(), RealClock()), host_root=os.environ["HOST"])
+print(runtimes.version("docker"), repr(runtimes.version("containerd")))
+runtimes.verify("docker", "/mnt/daemon.json", '{"features": {"cdi": true}}')
+try:
+    runtimes.verify("docker", "/mnt/daemon.json", "{}")
+except UnsupportedError as error:
+    print(error)
+END
+"""
+DOCKERD = """\
+#!/bin/sh
+case "$1" in
+--version) echo "Docker version 26.1.5, build $(cat /etc/mark)" ;;
+--validate) grep -q cdi "$3" || { echo "no cdi in it" >&2; exit 1; } ;;
+esac
+"""
+
+
+def test_in_a_container_the_nodes_own_programs_are_run_in_its_root_directory(tmp_path):
+    host = tmp_path / "host"
+    for folder in ("bin", "etc/docker", "opt/docker", "usr/sbin"):
+        (host / folder).mkdir(parents=True)
+    shutil.copy(shutil.which("busybox"), host / "bin/busybox")
+    for name in ("sh", "cat", "grep"):
+        (host / "bin" / name).symlink_to("busybox")
+    (host / "etc/mark").write_text("of the node")
+    (host / "opt/docker/dockerd").write_text(DOCKERD)
+    (host / "opt/docker/dockerd").chmod(0o755)
+    (host / "usr/sbin/dockerd").symlink_to("/opt/docker/dockerd")  # as the node means it
+    variables = {**os.environ, "HOST": str(host), "PYTHON": sys.executable}
+    command = as_root(["unshare", "--mount", "sh", "-c", IN_A_CONTAINER], ("HOST", "PYTHON", "PYTHONPATH"))
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "26.1.5 ''",
+        "verify /mnt/daemon.json: docker refuses it: no cdi in it",
+    ], done.stderr
+    assert not list((host / "etc/docker").iterdir()), "what was tried is gone"

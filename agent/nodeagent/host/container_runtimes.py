@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 from nodeagent.errors import DeadlineError, UnsupportedError
+from nodeagent.host.mounted_files import MountedFiles
 from nodeagent.host.paths import SYSTEM_PROGRAMS
 from nodeagent.host.programs import run_program
 from nodeagent.host.services import Systemd
@@ -28,18 +29,26 @@ DEADLINE_SECONDS = 30.0
 
 
 class LocalRuntimes:
-    """`ports.ContainerRuntimes`. `path` is where programs are looked for, by default as the shell does."""
+    """`ports.ContainerRuntimes`. `path` is where programs are looked for, by default as the shell does.
 
-    def __init__(self, services: Systemd, path: str | None = None) -> None:
+    In a container `host_root` is where the node's root directory is mounted: programs are the node's own and run there,
+    by `enter`, which needs CAP_SYS_CHROOT. The folders of their configuration must be mounted at their own places.
+    """
+
+    def __init__(
+        self, services: Systemd, path: str | None = None, host_root: str = "", enter: tuple[str, ...] = ("chroot",)
+    ) -> None:
         self._services = services
         self._path = os.pathsep.join((os.environ.get("PATH", ""), *SYSTEM_PROGRAMS)) if path is None else path
+        self._seen = MountedFiles("/", host_root) if host_root else None
+        self._enter = (*enter, host_root) if host_root else ()
         self._versions: dict[tuple[str, int], str] = {}
 
     def version(self, name: str) -> str:
         program = self._program(name)
         if program is None:
             return ""
-        key = (program, os.stat(program).st_mtime_ns)
+        key = (program, self._changed(program))
         if key not in self._versions:
             self._versions[key] = parse_version(self._run([program, "--version"]).stdout)
         return self._versions[key]
@@ -48,11 +57,16 @@ class LocalRuntimes:
         return any(found.active for found in self._services.show((UNITS[name],))) if name in UNITS else False
 
     def verify(self, name: str, path: str, text: str) -> None:
-        """As the port says; the text is tried under another name in the temporary directory."""
+        """As the port says; the text is tried under another name in the temporary directory, or beside the file where
+        the node has another one.
+        """
         program, trial = self._program(name), TRIALS.get(name)
         if program is None or trial is None:
             return
-        with tempfile.NamedTemporaryFile("w", suffix=os.path.basename(path), encoding="utf-8") as file:
+        folder, kind = (os.path.dirname(path), ".trial") if self._seen else (None, os.path.basename(path))
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", suffix=kind, dir=folder, encoding="utf-8") as file:
             file.write(text)
             file.flush()
             done = self._run([program, *(part.format(file.name) for part in trial)])
@@ -67,11 +81,18 @@ class LocalRuntimes:
         self._services.reload(UNITS[name])
 
     def _program(self, name: str) -> str | None:
-        return shutil.which(PROGRAMS[name], path=self._path)
+        if self._seen is None:
+            return shutil.which(PROGRAMS[name], path=self._path)
+        places = (f"{folder}/{PROGRAMS[name]}" for folder in dict.fromkeys(self._path.split(os.pathsep)) if folder)
+        return next((place for place in places if self._seen.exists(place)), None)
+
+    def _changed(self, program: str) -> int:
+        """When the program last changed, in nanoseconds since the epoch."""
+        return os.stat(self._seen.place(program) if self._seen else program).st_mtime_ns
 
     def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         try:
-            return run_program(command, DEADLINE_SECONDS)
+            return run_program((*self._enter, *command), DEADLINE_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise DeadlineError("run", command[0], f"no answer within {DEADLINE_SECONDS:g} s") from error
 

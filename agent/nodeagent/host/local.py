@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from nodeagent.host.ports import Host
+
+HOST_ROOT = "NODEAGENT_HOST_ROOT"  # set in a container that has the node's root directory and may chroot
 
 
 def open_host(nvml_deadline_seconds: float) -> Host:
@@ -32,7 +36,7 @@ def open_host(nvml_deadline_seconds: float) -> Host:
         services=services,
         kernel_log=KmsgLog(),
         clock=clock,
-        runtimes=LocalRuntimes(services),
+        runtimes=LocalRuntimes(services, host_root=os.environ.get(HOST_ROOT, "")),
         vitals=RealVitals(),
         cuda=CudaProcesses(),
         slurm=Scontrol(),

@@ -25,6 +25,10 @@ class MountedFiles(LocalFiles):
         folder, name = os.path.split(path)
         return self._link_at(os.path.join(self.resolved(folder), name))
 
+    def place(self, path: str) -> str:
+        """Where the path of the node is in this container."""
+        return self._at(path)
+
     def resolved(self, path: str) -> str:
         """The path on the node without links; one that leads round in a circle stays as far as it got."""
         done, todo, links = "/", [part for part in path.split("/") if part][::-1], 0
