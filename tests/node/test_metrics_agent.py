@@ -284,8 +284,9 @@ def reload(agent: Agent) -> None:
 
 
 def read_until(descriptor: int, wanted: bytes) -> bytes:
-    found = b""
+    found, deadline = b"", time.monotonic() + PATIENCE_SECONDS
     while wanted not in found:
+        assert time.monotonic() < deadline, found
         assert select.select([descriptor], [], [], PATIENCE_SECONDS)[0], found
         found += os.read(descriptor, 65536)
     return found

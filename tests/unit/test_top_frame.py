@@ -100,3 +100,4 @@ def test_a_long_picture_is_scrolled():
     assert window(lines, 4, 0) == (["0", "1", "2", "lines 1 to 3 of 10: arrow and page keys"], 0)
     assert window(lines, 4, 99) == (["7", "8", "9", "lines 8 to 10 of 10: arrow and page keys"], 7)
     assert window(lines, 4, -5)[1] == 0
+    assert window(lines, -1, 0) == (lines, 0), "a terminal that does not say its height"

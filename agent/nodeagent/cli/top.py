@@ -115,8 +115,11 @@ def _draw(text: str, place: int) -> int:
 
 
 def window(lines: Sequence[str], height: int, place: int) -> tuple[list[str], int]:
-    """As many lines as fit from `place` on, with a last one that says which; and the place, if there are so many."""
-    if len(lines) <= height:
+    """As many lines as fit from `place` on, with a last one that says which; and the place, if there are so many.
+
+    Some terminals, as those of a serial line, do not say how high they are (0 lines): they get everything.
+    """
+    if height < 0 or len(lines) <= height:
         return list(lines), 0
     room = max(1, height - 1)
     first = max(0, min(place, len(lines) - room))
