@@ -115,6 +115,19 @@ def test_a_wish_that_has_changed_meanwhile_wins_over_what_was(node: SimNode) -> 
     assert not node.journal.exists()
 
 
+def test_a_reload_that_is_rolled_back_leaves_the_driver_as_it_was(node: SimNode) -> None:
+    """The module that stands on the driver came back before the time was over: it goes once more, and comes back."""
+    node.node.use_interface(NIC, "10.1.0.1/24", default_route=True)
+    node.node.kernel.fail("restore", NIC, errno.EBUSY)
+    outcome = node.converge(MODULES.format(1) + LINKS + "guard: {seconds: 1}\n")
+    assert any("rolled back; see guard in the node file" in str(failure) for failure in outcome.failures)
+    assert not any("held by" in str(failure) for failure in outcome.failures), outcome.failures
+    assert node.kernel.modules["mlx5_core"].parameters["prof_sel"] == "0"
+    assert node.kernel.interfaces[NIC].default_route
+    assert _addresses(node) == {NIC: ("10.1.0.1/24",), OTHER: ("10.3.0.1/24",)}
+    assert "mlx5_ib" in node.kernel.modules
+
+
 def test_what_stands_on_a_module_that_does_not_come_back_is_not_waited_for(node: SimNode) -> None:
     node.node.kernel.fail("insert", "mlx5_core", errno.ENOMEM, 1)
     told = Told()

@@ -142,7 +142,8 @@ class Trial:
         undos = (undo for step in reversed(transition.acts) if (undo := step.undo()) is not None)
         deadline = host.clock.monotonic() + self.guard.seconds
         boot_id = host.files.read_optional(PROC_BOOT_ID) or ""
-        return Probation(boot_id, deadline, self.guard.changes, evidence, (*undos, *transition.restore))
+        back = (*transition.quiesce, *undos, *transition.restore)  # what came back stands on what is to be undone
+        return Probation(boot_id, deadline, self.guard.changes, evidence, back)
 
     def _confirmed(self, probation: Probation, step: AwaitConfirmation) -> bool:
         """Wait for it; the time is over at the deadline, or when the agent is told to stop: nobody would watch then."""
