@@ -21,11 +21,15 @@ class NotObtainedError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A package, with what it depends on or alone; only files that match `keep` stay. `instead`: what else would do."""
+    """A package, with what it depends on or alone; only files that match `keep` stay. `instead`: what else would do.
+
+    Another `component` than main may lack on a machine of the next release as well, and is taken from there then.
+    """
 
     package: str
     instead: str
     with_needs: bool = False
+    component: str = "main"
     keep: tuple[str, ...] = ALL
 
 
@@ -75,12 +79,12 @@ def _options(apt: Path) -> list[str]:
 
 
 def _mirror(wanted: Wanted) -> str:
-    """`URI RELEASE main`: where this machine's own Debian packages come from, for the next release."""
+    """`URI RELEASE COMPONENT`: where this machine's own Debian packages come from, for the next release."""
     form = "$(LABEL) $(COMPONENT) $(CODENAME) $(REPO_URI)"
     lists = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"], wanted)
     for release, uri in re.findall(r"(?m)^Debian main (\S+) (\S+)$", lists):
-        if release in NEXT:
-            return f"{uri} {NEXT[release]} main"
+        if release in NEXT or (wanted.component != "main" and release in NEXT.values()):
+            return f"{uri} {NEXT.get(release, release)} {wanted.component}"
     reason = f"apt has no lists of Debian {', '.join(NEXT)}"
     raise NotObtainedError(f"obtain {wanted.package}: {reason}; run apt-get update, or {wanted.instead}")
 

@@ -161,7 +161,8 @@ def direct_status(arguments: argparse.Namespace) -> int:
     target = target_of(arguments)
     warn("no agent is running, looking at the node directly")
     if not arguments.file and not target.simulated and not os.path.exists(target.default_file):
-        raise UsageError(f"no node file {target.default_file}; name one with --file, or see `nodeagent config example`")
+        advice = "name one with --file, or begin with `nodeagent config adopt` or `config example`"
+        raise UsageError(f"no node file {target.default_file}; {advice}")
     arguments.only, arguments.disruption = [], []
     return run_plan(arguments)
 

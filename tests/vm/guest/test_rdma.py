@@ -21,6 +21,7 @@ from nodeagent.host.links import RtnlLinks
 from nodeagent.host.local import open_host
 from nodeagent.host.rdma_netlink import get_netns_shared, read_netns_shared
 from nodeagent.host.verbs import Verbs
+from nodeagent.plan.adopting import adopt_node
 from nodeagent.plan.convergence import converge, goal_of
 from nodeagent.plan.executor import Context
 from nodeagent.plan.journal import Journal
@@ -76,6 +77,18 @@ def rail(kmod: LibKmod) -> Iterator[str]:
     )
     yield "rxe0"
     run("rdma link delete rxe0", "ip link delete rail0.9", "ip link delete rail0", "umount /sys/kernel/config")
+
+
+def test_a_node_that_others_set_up_is_adopted_as_it_is(rail: str) -> None:
+    observer = Observer(open_host(2.0))
+    try:
+        found = adopt_node(observer)
+    finally:
+        observer.host.nvml.close()
+    assert not found.differences
+    assert "rdma_rxe" in found.document["modules"]["rdma"]["drivers"]
+    assert {"match": "rail0", "up": True, "mtu": 4200} in found.document["links"]
+    assert found.document["roce"]["devices"] == [{"match": "rdma:*", "mode": "v2", "tos": 0}]
 
 
 def test_traffic_goes_by_the_gid_that_is_chosen_and_by_what_it_says(rail: str) -> None:
