@@ -130,6 +130,22 @@ class Agent:
         """The status once more than this many passes are done and the node is right."""
         return self.wait_until(lambda found: found["condition"] == "converged" and found["passes"] > after)
 
+    def settle(self) -> None:
+        """Two passes that were asked for: whatever was noticed before is done with, and the node is right."""
+        for _ in range(2):
+            passes = self.status()["passes"]
+            self.ask_for("reconcile")
+            self.wait_converged(passes)
+
+    def take_over(self, text: str) -> None:
+        """Replace the node file, and wait until it is in force and the node as it says."""
+        before = len(self.manager.heard)
+        self.write(text)
+        self.hears("RELOADING=1", before)
+        begun = next(at for at, said in enumerate(self.manager.heard) if at >= before and said.startswith("RELOADING"))
+        self.hears("READY=1", begun)
+        self.settle()
+
     def write(self, text: str) -> None:
         """Replace the node file as an editor does: whole, by a rename."""
         new = self.file.with_suffix(".new")

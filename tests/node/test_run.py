@@ -32,9 +32,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 def agent(shared: Agent) -> Agent:
     """The running agent, converged on the usual file."""
     if shared.file.read_text() != FILE:
-        passes = shared.status()["passes"]
-        shared.write(FILE)
-        shared.wait_converged(passes)
+        shared.take_over(FILE)
     return shared
 
 
@@ -121,6 +119,7 @@ def test_a_bad_file_leaves_the_last_good_one_in_force(agent: Agent) -> None:
     agent.wait_until(lambda found: "cannot be read" in found["specError"])
     agent.write(FILE)
     agent.wait_until(lambda found: found["specError"] == "" and found["condition"] == "converged")
+    agent.settle()
 
 
 def test_hup_reads_the_file_again_and_says_so(agent: Agent) -> None:
