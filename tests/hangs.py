@@ -21,7 +21,7 @@ from nodeagent.simulation.node import SimulatedNode, open_node
 PROFILE = "dgx-h100"
 WATCHDOG_SECONDS = 3.0
 DEADLINE_SECONDS = 0.25
-HANG_SECONDS = 120
+HANG_SECONDS = 600
 PATIENCE_SECONDS = 120.0
 FILE = f"""\
 version: 1

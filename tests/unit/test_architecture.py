@@ -175,7 +175,7 @@ def test_resources_are_mostly_pure() -> None:
     assert effects / total <= 0.4
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "tool",
     [
