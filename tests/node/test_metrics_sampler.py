@@ -151,7 +151,18 @@ def test_a_broken_list_of_counters_keeps_the_last_good_one(node):
     text = node.text(sampler)
     assert "DCGM_FI_DEV_SM_CLOCK" not in text
     assert "DCGM_FI_DEV_GPU_TEMP{" in text
-    assert 'nodeagent_cycle_errors_total{source="counters_file"} 1\n' in node.text(sampler)
+    assert 'nodeagent_cycle_errors_total{source="counters_file"} 1\n' in text
+
+
+def test_access_between_gpus_is_read_only_where_it_is_asked_for(node):
+    path = f"{node.host.files.root}/p2p.csv"
+    with open(path, "w") as file:
+        file.write("DCGM_EXP_P2P_STATUS, gauge, x\n")
+    text = node.text(node.make(node.host, counters_file="/p2p.csv"))
+    lines = [line for line in text.splitlines() if line.startswith("DCGM_EXP_P2P_STATUS{")]
+    assert len(lines) == 8 * 7
+    assert sum('link_status="OK"} 0' in line for line in lines) == len(lines)
+    assert {re.search('peer_gpu="([0-9])"', line)[1] for line in lines} == set("01234567")
 
 
 def test_a_hanging_driver_stops_the_gpu_values_and_nothing_else(node):

@@ -15,6 +15,8 @@ from nodeagent.metrics.options import DcgmNames, Options
 from nodeagent.metrics.render import blocks
 from nodeagent.metrics.tally import WINDOW_SECONDS, Tally
 from nodeagent.state.gpu import Xid
+from nodeagent.state.proofs import Finding, Outcome, Proof, Validation
+from nodeagent.state.topology import NvLinks
 
 
 def read(view) -> dict[tuple[str, frozenset], float]:
@@ -149,6 +151,47 @@ def test_the_operators_names():
     assert value(well, "gpu_operator_nvidia_pci_devices_total") == 4
     assert not {name for name in names(full_view()) if name.startswith("gpu_operator")}
     assert "gpu_operator_node_toolkit_ready" not in names(well), "not known is not 0"
+    assert value(well, "gpu_operator_node_plugin_ready") == 1, "the kubelet has devices"
+    assert value(well, "gpu_operator_node_device_plugin_devices_total") == 9
+
+
+@pytest.mark.parametrize(("outcome", "ready"), [(Outcome.PASSED, 1), (Outcome.FAILED, 0)])
+def test_what_was_proved_is_told_by_the_operators_names(outcome, ready):
+    proofs = {Proof.TOOLKIT: "toolkit", Proof.PLUGIN: "plugin", Proof.CUDA: "cuda"}
+    findings = tuple(Finding(proof, "node", outcome) for proof in proofs)
+    view = replace(full_view(Options(operator_names=True)), validation=Validation(findings, 1790000000.0))
+    for name in proofs.values():
+        assert value(view, f"gpu_operator_node_{name}_ready", node="node1") == ready
+    proved = "gpu_operator_node_device_plugin_validation_last_success_ts_seconds"
+    assert (proved in names(view)) is bool(ready)
+    if ready:
+        assert value(view, proved) == 1790000000.0
+
+
+def test_firmware_is_a_label_where_the_list_asks_for_it():
+    families = frozenset({"DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_VBIOS_VERSION", "DCGM_FI_DEV_INFOROM_IMAGE_VER"})
+    view = full_view(Options(families=families))
+    gpus = {uuid: replace(gpu, vbios="96.00.74", inforom="G520.0280") for uuid, gpu in view.node.gpus.items()}
+    seen = replace(view, node=replace(view.node, gpus=gpus))
+    wanted = {"DCGM_FI_DEV_VBIOS_VERSION": "96.00.74", "DCGM_FI_DEV_INFOROM_IMAGE_VER": "G520.0280"}
+    assert value(seen, "DCGM_FI_DEV_GPU_TEMP", gpu="0", **wanted) == 61
+    assert not set(wanted) & names(seen)
+
+
+def test_access_between_gpus_over_nvlink():
+    options = Options(families=frozenset({"DCGM_EXP_P2P_STATUS"}))
+    view = full_view(options)
+    assert "DCGM_EXP_P2P_STATUS" not in names(view)
+    first, second = (view.node.gpus[uuid].pci_address for uuid in ("GPU-0", "GPU-1"))
+    links = (
+        NvLinks(first, p2p=((second, 0), ("0000:99:00.0", 0))),
+        NvLinks(second, p2p=((first, 3),)),
+        NvLinks("0000:99:00.0", p2p=((first, 0),)),
+    )
+    seen = replace(view, nvlinks=links)
+    assert value(seen, "DCGM_EXP_P2P_STATUS", gpu="0", peer_gpu="1", link_status="OK") == 0
+    assert value(seen, "DCGM_EXP_P2P_STATUS", gpu="1", peer_gpu="0", link_status="TopologyNotSupported") == 3
+    assert sum(key[0] == "DCGM_EXP_P2P_STATUS" for key in read(seen)) == 2, "a GPU that is not known has no labels"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,22 @@ def read_nvlinks(handle: Any) -> NvLinks:
             to_switch += 1
         elif remote is not None:
             peers[pci_address(remote)] += 1
-    return NvLinks(pci_address(pynvml.nvmlDeviceGetPciInfo(handle)), tuple(sorted(peers.items())), to_switch)
+    mine = pci_address(pynvml.nvmlDeviceGetPciInfo(handle))
+    return NvLinks(mine, tuple(sorted(peers.items())), to_switch, tuple(_p2p(handle, mine)))
+
+
+def _p2p(handle: Any, mine: str) -> Iterator[tuple[str, int]]:
+    """Status of access over NVLink by peer; one that is lost is left out, it tells of that itself."""
+    for number in range(pynvml.nvmlDeviceGetCount()):
+        try:
+            peer = pynvml.nvmlDeviceGetHandleByIndex(number)
+            address = pci_address(pynvml.nvmlDeviceGetPciInfo(peer))
+        except pynvml.NVMLError:
+            continue
+        if address != mine:
+            status = optional(pynvml.nvmlDeviceGetP2PStatus, handle, peer, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+            if status is not None:
+                yield address, int(status)
 
 
 def _active(handle: Any) -> Iterator[int]:

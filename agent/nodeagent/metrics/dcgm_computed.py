@@ -25,6 +25,12 @@ _WINDOW = {"window_size_in_ms": str(WINDOW_SECONDS * 1000)}
 _PASS, _WARN, _FAIL = 0, 10, 20
 _THERMAL_BITS, _POWER_BITS = 0x60, 0x80
 _REMAPPED_ROWS_MAX = 512
+P2P_FAMILY = "DCGM_EXP_P2P_STATUS"
+P2P_STATUS = dict(
+    enumerate(
+        ("OK", "ChipsetNotSupported", "GPUNotSupported", "TopologyNotSupported", "DisabledByRegKey", "NotSupported")
+    )
+)  # nvmlGpuP2PStatus_t in the words of dcgm-exporter
 _WATCHES = ("MEM", "THERMAL", "POWER", "DRIVER")
 
 
@@ -91,6 +97,17 @@ def _incidents(sample: GpuSample) -> Iterator[tuple[str, int, str]]:
         yield "DRIVER", _FAIL, "DCGM_FR_GPU_RECOVERY_RESET"
 
 
+def _p2p(view: View) -> Samples:
+    """Peers by NVML's index, as dcgm-exporter has them; the state is in a label besides."""
+    found = {gpu.pci_address: (gpu.index, uuid) for uuid, gpu in view.node.gpus.items()}
+    for links in view.nvlinks:
+        for peer, status in links.p2p:
+            if links.pci_address in found and peer in found:
+                place = view.gpu_labels[found[links.pci_address][1]]
+                text = P2P_STATUS.get(status, "Unknown")
+                yield extended(place, peer_gpu=str(found[peer][0]), link_status=text), status
+
+
 def _family(name: str, kind: Kind, text: str) -> Family:
     return Family(f"DCGM_EXP_{name}", kind, text)
 
@@ -107,4 +124,5 @@ COMPUTED_FAMILIES: tuple[tuple[Family, Callable[[View], Samples]], ...] = (
         _clock_events_in_total,
     ),
     (_family("GPU_HEALTH_STATUS", Kind.GAUGE, "Health by watch: 0 pass, 10 warning, 20 failure."), _health),
+    (_family("P2P_STATUS", Kind.GAUGE, "Peer-to-peer access over NVLink by peer: 0 OK, else why not."), _p2p),
 )

@@ -45,9 +45,15 @@ def _values(view: View) -> Iterator[tuple[str, str, float | None]]:
         outcomes = {one.outcome for one in view.validation.of(proof)} - {Outcome.ABSENT}
         if outcomes:
             yield name, f"Whether {proof.value} was proved to work.", outcomes == {Outcome.PASSED}
-    if view.pods is not None and view.pods.allocatable_gpus is not None:
-        yield (
-            "node_device_plugin_devices_total",
-            "GPU devices that the kubelet can hand out.",
-            view.pods.allocatable_gpus,
-        )
+    if {one.outcome for one in view.validation.of(Proof.PLUGIN)} - {Outcome.ABSENT} == {Outcome.PASSED}:
+        name = "node_device_plugin_validation_last_success_ts_seconds"
+        yield name, "When the device plugin was last proved to work (Unix time).", view.validation.at
+    yield from _pods(view)
+
+
+def _pods(view: View) -> Iterator[tuple[str, str, float | None]]:
+    """What the kubelet says: with devices to hand out some plugin works, where nobody has proved it further."""
+    devices = view.pods.allocatable_gpus if view.pods is not None else None
+    yield "node_device_plugin_devices_total", "GPU devices that the kubelet can hand out.", devices
+    if not {one.outcome for one in view.validation.of(Proof.PLUGIN)} - {Outcome.ABSENT} and devices is not None:
+        yield _PROOFS[Proof.PLUGIN], "Whether the kubelet has GPU devices to hand out.", devices > 0

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from nodeagent.metrics.attribution import Device, user_labels
-from nodeagent.metrics.dcgm import DRIVER_LABEL
+from nodeagent.metrics.dcgm import DRIVER_LABEL, FIRMWARE_LABELS
 from nodeagent.metrics.dcgm_renamed import NEW_DRIVER_LABEL
 from nodeagent.metrics.exposition import labels
 from nodeagent.metrics.options import DcgmNames, HostLabel, Options
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nodeagent.state.network import RdmaPort
     from nodeagent.state.node import NodeState
     from nodeagent.state.pods import PodFacts
+    from nodeagent.state.topology import NvLinks
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class View:
 
     `now` is Unix time. `jobs` maps a mapping file's name to the job ids in it; `statistics` maps an interface to what
     its driver counts (ethtool -S). `pods` is None without a kubelet. `gid_indexes` are those of the GIDs for RoCE v2,
-    by (RDMA device, port).
+    by (RDMA device, port). `nvlinks` are read only where a list of counters has something that follows from them.
     """
 
     node: NodeState
@@ -48,6 +49,7 @@ class View:
     health: Health = field(default_factory=Health)
     validation: Validation = field(default_factory=Validation)
     gid_indexes: Mapping[tuple[str, int], int] = field(default_factory=lambda: MappingProxyType({}))
+    nvlinks: tuple[NvLinks, ...] = ()
 
     @cached_property
     def known_samples(self) -> tuple[GpuSample, ...]:
@@ -97,6 +99,9 @@ class View:
             pairs[self.options.host_label.value] = self.agent.hostname
         for name in self._driver_labels:
             pairs[name] = driver.version if driver else ""
+        for name, read in FIRMWARE_LABELS.items():
+            if name in (self.options.families or ()):
+                pairs[name] = read(gpu)
         return labels(**pairs, **user_labels(device, self.node.processes, self.jobs, self.pods))
 
     @cached_property

@@ -100,11 +100,15 @@ class PcieNode:
 
 @dataclass(frozen=True)
 class NvLinks:
-    """The active NVLinks of the GPU at `pci_address`: how many lead to each other GPU, and how many to NVSwitches."""
+    """The active NVLinks of the GPU at `pci_address`: how many lead to each other GPU, and how many to NVSwitches.
+
+    `p2p` is NVML's status of peer-to-peer access over NVLink to each other GPU that answers (nvmlGpuP2PStatus_t).
+    """
 
     pci_address: str
     peers: tuple[tuple[str, int], ...] = ()
     to_switch: int = 0
+    p2p: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from nodeagent import __version__
 from nodeagent.errors import HostError
 from nodeagent.host.ports import GpuFault, Host
+from nodeagent.metrics.dcgm_computed import P2P_FAMILY
 from nodeagent.metrics.facts import AgentFacts
 from nodeagent.metrics.instruments import Instruments
 from nodeagent.metrics.render import snapshot
@@ -24,6 +25,7 @@ from nodeagent.state.gpu import GpuSample
 from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
 from nodeagent.state.proofs import Validation
+from nodeagent.state.topology import NvLinks
 from nodeagent.supervisor.choices import Choices
 from nodeagent.supervisor.health_facts import Reading
 from nodeagent.supervisor.network_sampling import NetworkSampler
@@ -63,6 +65,7 @@ class Sampler:
         self._host, self._hardware, self._status = host, hardware, status
         self._choices = choices or Choices(Metrics(), host.files)
         self._samples: Sequence[GpuSample] = ()
+        self._nvlinks: tuple[NvLinks, ...] = ()
         self._passes_seen = self._passes_timed = 0
         self._trouble = ""
         self.examine: Callable[[Reading], Health] = lambda _reading: Health()
@@ -118,8 +121,9 @@ class Sampler:
         status = self._status()
         if status.last is None and not status.trouble:
             return
+        options = self._choices.options()
         with self._measured("gpus"):
-            self._sample(status)
+            self._sample(status, P2P_FAMILY in (options.families or ()))
         with self._measured("network"):
             seen = self.network.read(_observed(status), status.passes)
         with self._measured("health"):
@@ -131,12 +135,13 @@ class Sampler:
             samples=tuple(self._samples),
             agent=self._facts(status),
             now=now,
-            options=self._choices.options(),
+            options=options,
             tallies=tallies,
             jobs=self._choices.jobs(),
             statistics=seen.statistics,
             pods=self.pods.facts if self.pods else None,
             gid_indexes=seen.gid_indexes,
+            nvlinks=self._nvlinks,
             health=health,
             validation=self.validation(),
         )
@@ -156,16 +161,17 @@ class Sampler:
         self._passes_seen = status.passes
         return not acted and any(sample.mig_changed for sample in self._samples)
 
-    def _sample(self, status: Status) -> None:
+    def _sample(self, status: Status, links_too: bool) -> None:
         """GPUs that are gone or hang show as nodeagent_gpu_up 0; a transition at work leaves the last values."""
         if not self._hardware.acquire(timeout=PATIENCE_SECONDS):
             return
         try:
             self._samples = self._host.nvml.samples() if _observed(status).gpus else ()
+            self._nvlinks = self._host.nvml.nvlinks() if self._samples and links_too else ()
             self._trouble = ""
             repartitioned = self._others_repartitioned()
         except HostError as error:
-            self._samples, repartitioned, self._trouble = (), False, str(error)
+            self._samples, self._nvlinks, repartitioned, self._trouble = (), (), False, str(error)
             self._errors["gpus"] += 1
         finally:
             self._hardware.release()
