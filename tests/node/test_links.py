@@ -12,6 +12,7 @@ import pytest
 from nodeagent.plan.journal import Entry, Phase, decode, encode
 from nodeagent.resources.base import Step
 from nodeagent.simulation.kernel_state import Interface, edited
+from nodeagent.state.link_settings import Group, fulfils
 from sim_node import SimNode, Told, sim_node, text_of
 
 BASE = "modules:\n  rdma: {stack: inbox}\n  named: {mlx5_core: {}}\n"
@@ -131,6 +132,18 @@ def test_a_ring_that_the_driver_rounds_up_is_as_wished(node: SimNode) -> None:
     assert (outcome.failures, outcome.plan.converged) == ((), True)
     assert _interface(node).settings == {"rings.rx": 8192}
     assert node.plan(file).converged
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "others"),
+    [(500, (500, 504, 512), (496, 505, 508, 1000, 1024)), (1, (1, 8, 32), (0, 2, 16)), (1024, (1024,), (1032, 2048))],
+)
+def test_a_ring_is_right_where_a_driver_rounds_it_up(
+    wanted: int, taken: tuple[int, ...], others: tuple[int, ...]
+) -> None:
+    """To a power of two, a multiple of 8 (igb) or of 32 (ice); nothing else is rounded."""
+    assert {now for now in (*taken, *others) if fulfils(Group.RINGS, now, wanted)} == set(taken)
+    assert not any(fulfils(Group.COALESCING, now, wanted) for now in others)
 
 
 def test_a_busy_or_lost_interface_fails_alone(node: SimNode) -> None:

@@ -186,6 +186,7 @@ def sysctl(name, value=None):
         return file.read().strip()
 SET = {"ipv4/conf/ens1/arp_ignore": "1", "ipv4/conf/ens1/forwarding": "1", "ipv6/conf/ens1/accept_ra": "0",
        "ipv6/conf/ens1/addr_gen_mode": "1"}
+sysctl("ipv4/ip_forward", "0")  # it has what the machine has, where containers may have set it
 for name, value in SET.items():
     sysctl(name, value)
 ip("rule add from 10.1.0.1 table 1000 priority 900")

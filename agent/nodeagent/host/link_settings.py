@@ -20,6 +20,8 @@ from nodeagent.state.link_settings import Group, GroupState, Setting, SettingsSt
 # Documentation/networking/ip-sysctl.rst; the largest value that each takes.
 IPV4_MOST: Mapping[str, int] = {"arp_ignore": 8, "arp_announce": 2, "arp_filter": 1, "rp_filter": 2, "accept_local": 1}
 TX_QUEUE_LENGTH = "tx_queue_length"
+NOT_TAKEN = "the driver rounds or fixes it: write what it made of it into the node file; pause may want autoneg: false"
+REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE)
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOENT)  # ENOENT: the kernel has no ethtool netlink at all
 
 
@@ -61,7 +63,7 @@ class KernelLinkSettings:
         operation = f"set {group} of"
         if group in codec.LAYOUTS:
             with route_socket(operation, netdev, codec.NETLINK_GENERIC) as opened:
-                opened.talk(_family(opened), codec.encode_set(group, netdev, values))
+                _set(opened, group, netdev, values)
                 present = self._get(opened, group, netdev)
         else:
             for name, value in values:
@@ -110,8 +112,20 @@ def _family(opened: RouteSocket) -> int:
     return codec.decode_family(reply.body)
 
 
+def _set(opened: RouteSocket, group: Group, netdev: str, values: Values) -> None:
+    """Drivers mostly refuse with one errno for all that was written, so the refusal says what that was."""
+    try:
+        opened.talk(_family(opened), codec.encode_set(group, netdev, values))
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        told = ", ".join(f"{name} {value}" for name, value in values)
+        reason = f"the driver refuses {told}: {(error.strerror or '').lower()}"
+        advice = "it may take others, fewer of them, or none here; the kernel log may say why"
+        raise UnsupportedError(f"set {group} of", netdev, reason, advice) from error
+
+
 def _prove(operation: str, netdev: str, wrong: tuple[tuple[str, int, int | None], ...]) -> None:
     if wrong:
         told = (f"{name} is {'not there' if now is None else now} and not {value}" for name, value, now in wrong)
-        advice = "the driver rounds or fixes it: write what it made of it into the node file"
-        raise UnsupportedError(operation, netdev, f"taken, but {', '.join(told)}", advice)
+        raise UnsupportedError(operation, netdev, f"taken, but {', '.join(told)}", NOT_TAKEN)

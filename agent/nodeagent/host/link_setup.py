@@ -6,7 +6,7 @@ import errno
 import select
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from nodeagent.errors import GoneError, HostError
@@ -21,6 +21,7 @@ from nodeagent.host.ports import Clock, Files
 RTM_SETLINK = 19
 RTMGRP_LINK = 1
 APPEARANCE_SECONDS = 60.0  # firmware starts, then udev gives the name
+CARRIER_SECONDS = 10.0  # two ports agree on a speed in a few seconds
 RECHECK_SECONDS = 1.0  # should an event be lost
 RECEIVE_BYTES = 1 << 16
 
@@ -126,20 +127,42 @@ def _index_of(name: str) -> int | None:
 
 
 def await_link(files: Files, clock: Clock, netdev: str, pci_address: str) -> None:
-    """Wait until the interface is there under its name, woken by the kernel's messages about links.
+    """Wait until the function's interface is there under its name, woken by the kernel's messages about links.
 
     GoneError after 60 s, with the name that the function's interface has instead.
     """
-    path = f"{SYS_CLASS_NET}/{netdev}"
-    deadline = clock.monotonic() + APPEARANCE_SECONDS
-    with host_errors("wait for", netdev), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as events:
-        events.bind((0, RTMGRP_LINK))
-        events.setblocking(False)
-        while not files.exists(path) and clock.monotonic() < deadline:
-            select.select([events], [], [], RECHECK_SECONDS)
-            with suppress(OSError):  # also when events were lost: it is looked at again in any case
-                events.recv(RECEIVE_BYTES)
-    if not files.exists(path):
+
+    def is_there() -> bool:
+        """Functions that come at once may get each other's names until udev gives them theirs."""
+        path = f"{SYS_CLASS_NET}/{netdev}"
+        return files.exists(path) and (not pci_address or files.target(f"{path}/device") == pci_address)
+
+    _await(is_there, clock, "wait for", netdev, APPEARANCE_SECONDS)
+    if not is_there():
         others = files.names(f"{SYS_PCI_DEVICES}/{pci_address}/net") if pci_address else ()
         reason = f"not there {APPEARANCE_SECONDS:g} s after its driver"
         raise GoneError("wait for", netdev, reason, f"it is called {', '.join(others)} now" if others else "")
+
+
+def await_carrier(files: Files, clock: Clock, netdev: str) -> bool:
+    """Wait a while for the carrier of an interface that is up; whether it has it."""
+    directory = f"{SYS_CLASS_NET}/{netdev}"
+
+    def decided() -> bool:
+        carrier = files.read_optional(f"{directory}/carrier")  # no value while the interface is down
+        return carrier in (None, "1")
+
+    _await(decided, clock, "wait for the carrier of", netdev, CARRIER_SECONDS)
+    return files.read_optional(f"{directory}/carrier") == "1"
+
+
+def _await(is_so: Callable[[], bool], clock: Clock, operation: str, netdev: str, seconds: float) -> None:
+    """Until it is so or the time is over; looked at again with each of the kernel's messages about links."""
+    deadline = clock.monotonic() + seconds
+    with host_errors(operation, netdev), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as events:
+        events.bind((0, RTMGRP_LINK))
+        events.setblocking(False)
+        while not is_so() and clock.monotonic() < deadline:
+            select.select([events], [], [], RECHECK_SECONDS)
+            with suppress(OSError):  # also when events were lost: it is looked at again in any case
+                events.recv(RECEIVE_BYTES)

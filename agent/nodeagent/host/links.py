@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nodeagent.errors import BusyError, GoneError, HostError
+from nodeagent.errors import BusyError, GoneError, HostError, UnsupportedError
 from nodeagent.host import vf_codec
 from nodeagent.host.addressing import RtnlAddressing
 from nodeagent.host.clock import RealClock
@@ -19,7 +19,7 @@ from nodeagent.host.files import ADVICE, ERROR_OF_ERRNO, host_errors
 from nodeagent.host.link_facts import read_uses
 from nodeagent.host.link_ports import LinkAddressing, LinkSettings
 from nodeagent.host.link_settings import KernelLinkSettings
-from nodeagent.host.link_setup import Entries, await_link, read_setups, restore_entries
+from nodeagent.host.link_setup import Entries, await_carrier, await_link, read_setups, restore_entries
 from nodeagent.host.link_setup_codec import renamed
 from nodeagent.host.netlink import NO_SUCH_INTERFACE, route_socket
 from nodeagent.host.ports import Dcb, Devlink, Files, Functions, RdmaDevices
@@ -31,6 +31,10 @@ from nodeagent.state.network import VfSetting, VirtualFunction
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
+
+VF_ADVICE: Mapping[VfSetting, str] = {
+    VfSetting.RATE: "drivers take it while the link is up, and up to its speed; some have no minimum or no limit at all"
+}
 
 
 class RtnlLinks:
@@ -54,8 +58,17 @@ class RtnlLinks:
             return vf_codec.decode_get(replies[0].body) if replies else ()
 
     def set_vf(self, netdev: str, index: int, setting: VfSetting, value: tuple[int | str, ...]) -> None:
-        with route_socket(f"set {setting} of virtual function {index} on", netdev) as opened:
-            opened.talk(vf_codec.RTM_SETLINK, vf_codec.encode_set(netdev, index, setting, value))
+        """As the port says. A refused rate is tried once more when the carrier is there.
+
+        igb takes one only while its link is up (igb_main.c, igb_ndo_set_vf_bw), and making functions restarts the link.
+        """
+        try:
+            _write_vf(netdev, index, setting, value)
+        except UnsupportedError as error:
+            if setting is not VfSetting.RATE or not await_carrier(self._files, RealClock(), netdev):
+                advice = VF_ADVICE.get(setting, "leave it out where the driver of the card does not offer it")
+                raise UnsupportedError(*_vf(netdev, index, setting), error.reason, advice) from error
+            _write_vf(netdev, index, setting, value)
 
     def setups(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
         return read_setups(self._files)
@@ -106,6 +119,15 @@ class RtnlLinks:
 
     def set_rdma_netns_shared(self, shared: bool) -> None:
         set_netns_shared(shared)
+
+
+def _vf(netdev: str, index: int, setting: VfSetting) -> tuple[str, str]:
+    return f"set {setting} of virtual function {index} on", netdev
+
+
+def _write_vf(netdev: str, index: int, setting: VfSetting, value: tuple[int | str, ...]) -> None:
+    with route_socket(*_vf(netdev, index, setting)) as opened:
+        opened.talk(vf_codec.RTM_SETLINK, vf_codec.encode_set(netdev, index, setting, value))
 
 
 def _set_link(operation: str, netdev: str, **attributes: Any) -> None:

@@ -35,7 +35,10 @@ def parked(holds: Iterable[Hold], lost: set[Thing], state: NodeState, reset: Ite
     The last of them comes back first: interfaces of physical functions, then physical functions (their virtual ones are
     made through them), their RDMA devices, then virtual functions, then the interfaces and RDMA devices of those.
     """
+    holds = tuple(holds)
     found = {hold.holder for hold in holds if hold.held in lost and hold.holder.kind in PARKED} | set(reset)
+    # Virtual functions may have a driver of their own (igbvf, iavf), which stays while they go.
+    found |= {hold.holder for hold in holds if hold.held in found and hold.holder.kind is Kind.NETDEV}
     found |= set(_named(lost, state))
     return tuple(sorted((thing for thing in found if _is_set_up(thing, state)), key=lambda one: _rank(one, state)))
 

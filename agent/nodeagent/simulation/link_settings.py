@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nodeagent.errors import UnsupportedError
 from nodeagent.host.files import host_errors
+from nodeagent.host.link_settings import NOT_TAKEN
 from nodeagent.simulation.kernel_state import edited
 from nodeagent.simulation.refused import refused
 from nodeagent.state.link_settings import Group, GroupState, Setting, SettingsState, Values, find, not_taken
@@ -106,8 +107,7 @@ class SimulatedLinkSettings:
         wrong = not_taken(group, present, values)
         if wrong:
             told = ", ".join(f"{name} is {now} and not {value}" for name, value, now in wrong)
-            advice = "the driver rounds or fixes it: write what it made of it into the node file"
-            raise UnsupportedError(operation, netdev, f"taken, but {told}", advice)
+            raise UnsupportedError(operation, netdev, f"taken, but {told}", NOT_TAKEN)
 
 
 def shown(interface: Interface, groups: tuple[Group, ...]) -> SettingsState:

@@ -25,6 +25,8 @@ class Group(StrEnum):
 # Most drivers stop and start their queues for these, and some the link (mlx5e_safe_switch_params, igb_down/igb_up).
 RESTARTING = frozenset({Group.RINGS, Group.CHANNELS, Group.PAUSE, Group.PRIVATE_FLAGS})
 
+DESCRIPTOR_MULTIPLES = (8, 32)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -48,8 +50,14 @@ def find(found: GroupState, name: str) -> Setting | None:
 
 
 def fulfils(group: Group, now: int, wanted: int) -> bool:
-    """Whether a value is what was asked for; many drivers round ring sizes up to a power of two (mlx5, igb)."""
-    return now == wanted or (group is Group.RINGS and now == 1 << max(wanted - 1, 0).bit_length())
+    """Whether a value is what was asked for, or what drivers make of that ring size: they round it up."""
+    return now == wanted or (group is Group.RINGS and now in _rounded(wanted))
+
+
+def _rounded(ring: int) -> tuple[int, ...]:
+    """mlx5 takes a power of two, igb and ixgbe a multiple of 8, i40e and ice of 32 (REQ_DESCRIPTOR_MULTIPLE)."""
+    multiples = (-(-ring // step) * step for step in DESCRIPTOR_MULTIPLES)
+    return (1 << max(ring - 1, 0).bit_length(), *multiples)
 
 
 def not_taken(group: Group, found: GroupState, values: Values) -> tuple[tuple[str, int, int | None], ...]:
