@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vm.rig import image, initramfs, packages, stand_ins
+from vm.rig import emulator, image, initramfs, packages, stand_ins
 from vm.rig.machine import Boot, Outcome, Parts, boot
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ def image_of(plan: Boot) -> str:
     return os.environ.get("NODEAGENT_IMAGE_ROOT") or str(image.obtain(CACHE, HERE.parents[1]))
 
 
+def emulator_of(plan: Boot) -> tuple[str, ...]:
+    """The QEMU for this boot, by the device that it must have."""
+    return emulator.obtain(plan.model, CACHE.parent) if plan.model else plan.emulator
+
+
 @pytest.fixture(scope="session")
 def booted(request: pytest.FixtureRequest, parts: Parts) -> Iterator[Callable[[Boot], Outcome]]:
     """The outcome of a boot with the selected tests; each boots once, two at a time, all from the first question on."""
@@ -87,7 +92,7 @@ def booted(request: pytest.FixtureRequest, parts: Parts) -> Iterator[Callable[[B
 
     def run(plan: Boot) -> Outcome:
         parts.say(f"vm {plan.name}: kernel {parts.kernel.release} boots")
-        wanted = replace(plan, tests=selected(request.session, plan), image=image_of(plan))
+        wanted = replace(plan, tests=selected(request.session, plan), image=image_of(plan), emulator=emulator_of(plan))
         return boot(parts, wanted, CACHE / "results" / plan.name)
 
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vm.rig import image, initramfs, packages
+import next_release
+from vm.rig import emulator, image, initramfs, packages
 from vm.rig.packages import RigError
 
 DEBIAN = {
@@ -73,6 +74,19 @@ def test_the_dockerfile_is_the_recipe_of_the_image_that_is_run() -> None:
     assert "\\" not in recipe.against_the_host
     with pytest.raises(RigError, match="not found"):
         image.parse("FROM debian\nFROM debian\n")
+
+
+def test_a_package_that_the_mirror_does_not_have(tmp_path: Path) -> None:
+    """Whichever release this is: of the newest one apt has no lists of the next."""
+    wanted = next_release.Wanted("no-such-package", instead="install it by hand")
+    with pytest.raises(next_release.NotObtainedError, match=r"^obtain no-such-package: .*, or install it by hand$"):
+        next_release.unpacked(wanted, tmp_path)
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_the_installed_emulator_does_where_it_has_the_device(tmp_path: Path) -> None:
+    assert emulator.obtain("e1000e", tmp_path) == (emulator.PROGRAM,)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_modules_are_unpacked_whatever_packed_them(tmp_path: Path) -> None:

@@ -23,12 +23,31 @@ SRIOV_CARD = (
         "sriov_vi_flexible=4"
     ),
 )
+# Two cards on one wire: an igb with SR-IOV behind an IOMMU, and the one that answers it, in a network of its own.
+IGB_CARD = (
+    "intel-iommu,intremap=on,caching-mode=on",
+    "pcie-root-port,id=rootport,chassis=1,slot=1",
+    "igb,id=card,bus=rootport,netdev=near,mac=52:54:00:00:00:01,romfile=",
+    "e1000e,id=peer,netdev=far,mac=52:54:00:00:00:02,romfile=,addr=1e.0",
+    # Beside the port to the monitor in one slot, and neither of the two has ACS: one IOMMU group.
+    "virtio-rng-pci,addr=1d.1",
+)
+WIRE = ("hubport,id=near,hubid=0", "hubport,id=far,hubid=0")
 BOOTS = (
     # Two run at a time, so the longest come first.
     Boot("commands", tests=("test_commands.py",)),
     Boot("service", tests=("test_service.py", "test_services_contract.py"), manager="systemd"),
     Boot("mig-boot", tests=("test_mig_boot.py",), manager="systemd"),
     Boot("container", tests=("test_container.py",), manager="systemd", image="by the rig"),
+    Boot(
+        "igb",
+        tests=("test_igb.py",),
+        arguments="intel_iommu=on",
+        devices=IGB_CARD,
+        wires=WIRE,
+        model="igb",
+        monitor=True,
+    ),
     Boot(
         "stock",
         tests=("test_modules.py", "test_facts.py", "test_contract.py", "test_processes_contract.py", "test_startup.py"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,20 +15,14 @@ from nodeagent.errors import BusyError, GoneError, HostError, UnsupportedError
 from nodeagent.host.files import LocalFiles
 from nodeagent.host.kmod import LibKmod
 from nodeagent.host.links import RtnlLinks
-from nodeagent.host.local import open_host
 from nodeagent.host.pci_facts import read_pci
-from nodeagent.plan.convergence import Outcome, converge, goal_of
-from nodeagent.plan.executor import Context
-from nodeagent.plan.journal import Journal
-from nodeagent.plan.observing import Observer
 from nodeagent.resources.network_offers import NetworkPools, network_offers
 from nodeagent.spec.network_plugins import parse_functions
-from nodeagent.spec.reader import read_spec
 from nodeagent.state.devlink import Cmode, EswitchMode
 from nodeagent.state.health import Health
-from nodeagent.state.network import PciFunction, VfSetting
+from nodeagent.state.network import VfSetting
 from sim_node import Told, text_of
-from vm.guest import kernel
+from vm.guest.card import functions, load, run, shown
 
 PF, VF0 = "0000:01:00.0", "0000:01:00.1"
 MACS = 'macs: ["02:00:00:00:01:00", "02:00:00:00:01:01"]'
@@ -52,33 +44,8 @@ def _card(kmod: LibKmod, options: str) -> Iterator[RtnlLinks]:
     Path(f"/sys/bus/pci/devices/{PF}/sriov_numvfs").write_text("0")
 
 
-def load(kmod: LibKmod, name: str, options: str = "") -> None:
-    for file in kmod.lookup(name):
-        if not file.builtin and file.name not in kernel.loaded():
-            kmod.load(file.name, options if file.name == name else "")
-
-
 def parameter(name: str) -> str:
     return Path(f"/sys/module/stub_nic/parameters/{name}").read_text().strip()
-
-
-def shown(*arguments: str) -> Any:
-    """What iproute2 prints as JSON."""
-    done = subprocess.run([arguments[0], "-j", *arguments[1:]], check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
-
-
-def run(tmp_path: Path, text: str, told: Told | None = None) -> Outcome:
-    """Converge the sections about the card."""
-    file = tmp_path / "node.yaml"
-    file.write_text(f"version: 1\n{text}")
-    host = open_host(10.0)
-    goal = goal_of(read_spec(str(file)), only=("links", "devlink", "sriov", "sandbox"))
-    return converge(goal, Context(Observer(host), Journal(host.files), told or Told()))
-
-
-def functions() -> list[PciFunction]:
-    return [found for found in read_pci(LocalFiles()).values() if found.is_vf]
 
 
 @pytest.mark.usefixtures("links")

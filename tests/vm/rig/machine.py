@@ -6,10 +6,12 @@ import compileall
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -19,7 +21,7 @@ import nodeagent
 from vm.rig.packages import RigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vm.rig.packages import Kernel
 
@@ -32,18 +34,16 @@ PROGRESS = re.compile(r"guest: .*|\w+\.py::.* (PASSED|FAILED|ERROR|SKIPPED)")
 CONSOLE_TAIL_LINES = 60
 # Software emulation always: nested virtualisation is missing or hangs on the machines that run these tests.
 # One processor: the tests are one thread, and emulating a second one cost twice the time (measured on two cores).
-QEMU = (
-    "qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 1 -m 2G"
-    " -nographic -nodefaults -no-reboot -serial stdio"
-)
+OPTIONS = "-M q35 -accel tcg,thread=multi -cpu max -smp 1 -m 2G -nographic -nodefaults -no-reboot -serial stdio"
 
 
 @dataclass(frozen=True)
 class Boot:
     """One run of the machine: extra kernel arguments, and what pytest runs in the guest, relative to tests/vm/guest.
 
-    `manager`: what runs as PID 1, "systemd" or nothing but the tests. `devices`: more of QEMU's `-device` arguments.
-    `image`: where the container's file system lies.
+    `manager`: what runs as PID 1, "systemd" or nothing but the tests. `devices`: more of QEMU's `-device` arguments,
+    `wires`: of its `-netdev` ones. `model`: the device that a QEMU must have, `emulator`: the command of such a one.
+    `monitor`: QEMU's monitor is at a serial port of the guest. `image`: where the container's file system lies.
     """
 
     name: str
@@ -51,6 +51,10 @@ class Boot:
     arguments: str = ""
     manager: str = ""
     devices: tuple[str, ...] = ()
+    wires: tuple[str, ...] = ()
+    model: str = ""
+    emulator: tuple[str, ...] = ("qemu-system-x86_64",)
+    monitor: bool = False
     deadline_seconds: float = 1200
     image: str = ""
 
@@ -87,12 +91,14 @@ def boot(parts: Parts, plan: Boot, results: Path) -> Outcome:
     repository = Path(__file__).resolve().parents[3]
     _write_guest(parts.kernel, plan, repository, results)
     started = time.monotonic()
-    with (results / "console.log").open("wb") as console:
+    # Both ends are QEMU's: a serial port of the guest is wired to the monitor.
+    with (results / "console.log").open("wb") as console, _ends() as line:
         machine = subprocess.Popen(
-            _command(parts, plan, results),
+            [*_command(parts, plan, results), *(_monitor(line) if plan.monitor else ())],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
+            pass_fds=line,
         )
         try:
             in_time = _follow(machine, results / "console.log", started + plan.deadline_seconds, parts)
@@ -102,6 +108,20 @@ def boot(parts: Parts, plan: Boot, results: Path) -> Outcome:
     seconds = time.monotonic() - started
     parts.say(f"vm {plan.name}: {seconds:.1f} s")
     return Outcome(results, seconds, _problem(results, plan, in_time))
+
+
+@contextmanager
+def _ends() -> Iterator[tuple[int, int]]:
+    """Two connected sockets."""
+    one, other = socket.socketpair()
+    with one, other:
+        yield one.fileno(), other.fileno()
+
+
+def _monitor(line: tuple[int, int]) -> list[str]:
+    sockets = [word for fd in line for word in ("-chardev", f"socket,id=line{fd},fd={fd}")]
+    port = ("virtio-serial-pci,addr=1d.0,multifunction=on", f"virtserialport,chardev=line{line[1]},name=monitor")
+    return [*sockets, "-mon", f"chardev=line{line[0]},mode=control", *(w for one in port for w in ("-device", one))]
 
 
 def _write_guest(kernel: Kernel, plan: Boot, repository: Path, results: Path) -> None:
@@ -130,13 +150,15 @@ def _write_guest(kernel: Kernel, plan: Boot, repository: Path, results: Path) ->
 
 def _command(parts: Parts, plan: Boot, results: Path) -> list[str]:
     return [
-        *QEMU.split(),
+        *plan.emulator,
+        *OPTIONS.split(),
         *("-kernel", str(parts.kernel.image), "-initrd", str(parts.initramfs)),
         *("-append", f"{KERNEL_ARGUMENTS} {plan.arguments}"),
         *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
         *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
         *("-fsdev", f"local,id=results,path={results},security_model=none"),
         *("-device", "virtio-9p-pci,fsdev=results,mount_tag=results"),
+        *(word for wire in plan.wires for word in ("-netdev", wire)),
         *(word for device in plan.devices for word in ("-device", device)),
     ]
 

@@ -24,6 +24,8 @@ PROGRAMS = {
     "strace": "strace",
     "ip": "iproute2",
     "rdma": "iproute2",
+    "ethtool": "ethtool",
+    "busybox": "busybox-static",
     "systemd-analyze": "systemd",
     "zstd": "zstd",
     "podman": "podman",
