@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from nodeagent.host.cuda import CudaLaunch, CudaProcesses
 from nodeagent.host.files import LocalFiles
 from nodeagent.host.gid_facts import read_gids
 from nodeagent.host.kmod import LibKmod
+from nodeagent.host.limit_facts import read_memory_locks
 from nodeagent.host.link_facts import read_netdevs, read_rdma
 from nodeagent.host.links import RtnlLinks
 from nodeagent.host.local import open_host
@@ -27,10 +29,12 @@ from nodeagent.plan.executor import Context
 from nodeagent.plan.journal import Journal
 from nodeagent.plan.observing import Observer
 from nodeagent.resources.gid_selection import choose_gid
+from nodeagent.resources.rdma_access import findings
 from nodeagent.resources.rdma_proof import doubts, path_mtu
 from nodeagent.simulation.cuda import DEVICES, stub_path
 from nodeagent.spec.reader import read_spec
 from nodeagent.state.gids import ROCE_V1, ROCE_V2, Family
+from nodeagent.state.processes import Service
 from nodeagent.state.proofs import Trial, Work
 from nodeagent.state.verbs import Effort, Endpoint
 from sim_node import Told, text_of
@@ -39,6 +43,7 @@ from vm.guest import kernel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LOCKABLE = 65536
 FEW = Effort(round_trips=20, writes=4, deadline_seconds=60.0)
 
 
@@ -198,6 +203,35 @@ def test_a_device_gets_the_name_that_the_node_file_wants(rail: str, tmp_path: Pa
             links.rdma.rename(rail, "other")
     finally:
         run("rdma dev set roce_rail0 name rxe0")
+
+
+@pytest.mark.usefixtures("rail")
+def test_nodes_that_are_closed_and_memory_that_may_not_be_locked_are_told_and_nodes_are_opened(tmp_path: Path) -> None:
+    file = tmp_path / "node.yaml"
+    file.write_text("version: 1\nroce: {user_access: true}\n")
+    host = open_host(10.0)
+    node = "/dev/infiniband/uverbs0"
+    os.chmod(node, 0o600)
+    job = subprocess.Popen(["prlimit", f"--memlock={LOCKABLE}", "sleep", "60"])
+    try:
+        services = (Service("slurmd.service", active=True, pids=(job.pid,)),)
+        until = time.monotonic() + 30
+        while (locks := read_memory_locks(host.files, services)) and locks[0].soft_bytes != LOCKABLE:
+            assert time.monotonic() < until, locks  # prlimit has to get there first
+            time.sleep(0.1)
+        told = {one.subject: one.problem for one in findings(Observer(host).observe(()), locks)}
+    finally:
+        job.kill()
+        job.wait()
+    assert told == {
+        node: "only some users may use it (mode 0600)",
+        "slurmd.service": f"its jobs may lock 64 KiB of memory (process {job.pid})",
+    }
+    context = Context(Observer(host), Journal(host.files), Told())
+    outcome = converge(goal_of(read_spec(str(file)), only=("roce",)), context)
+    assert outcome.plan.converged, text_of(outcome.plan)
+    assert os.stat(node).st_mode & 0o777 == 0o666
+    assert not list(findings(Observer(host).observe(()), ()))
 
 
 def test_the_commands_on_a_real_port(rail: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,32 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodeagent.host.files import LocalFiles
+from nodeagent.host.link_watch import LinkWatch
 from nodeagent.host.links import RtnlLinks
+from nodeagent.host.local import open_host
+from nodeagent.plan.convergence import converge, goal_of
+from nodeagent.plan.executor import Context
+from nodeagent.plan.journal import Journal
+from nodeagent.plan.observing import Observer
+from nodeagent.spec.reader import read_spec
+from nodeagent.supervisor.wake import Wake, Waker
+from sim_node import Told
+
+FLAPPING = """\
+version: 1
+links:
+- match: ens1
+  up: true
+  mtu: 9000
+  addresses: [10.1.0.1/24, "fd00:1::1/64"]
+  routes: [{to: 10.9.0.0/16, via: 10.1.0.254}]
+"""
 
 
 def _ip(arguments: str) -> None:
@@ -60,6 +80,35 @@ def test_a_vlan_with_its_address_comes_back(links: RtnlLinks) -> None:
         assert after[key] == before[key], key
     assert "UP" in after["flags"]
     assert _addresses("ens1.100") == ["10.100.0.1"]
+
+
+@pytest.mark.usefixtures("links")
+def test_a_link_that_flaps_is_right_again_after_one_pass(tmp_path: Path) -> None:
+    """The kernel tells of it; a route and an IPv6 address went with the state, the rest stayed."""
+    file = tmp_path / "node.yaml"
+    file.write_text(FLAPPING)
+    host = open_host(10.0)
+    context, goal = Context(Observer(host), Journal(host.files), Told()), goal_of(read_spec(str(file)), only=("links",))
+    assert converge(goal, context).plan.converged
+    assert converge(goal, context).steps_taken == 0
+    before = _addresses("ens1"), _shown("ens1")["mtu"], _routes()
+    watch = LinkWatch()
+    waker = Waker(None, watch)
+    assert waker.wait(0) == frozenset()
+    _ip("link set ens1 down")
+    assert waker.wait(30) == {Wake.LINK}
+    outcome = converge(goal, context)
+    assert outcome.plan.converged
+    assert (_addresses("ens1"), _shown("ens1")["mtu"], _routes()) == before
+    assert converge(goal, context).steps_taken == 0
+    waker.close()
+    watch.close()
+
+
+def _routes() -> list[str]:
+    command = ["ip", "-j", "route", "show", "dev", "ens1", "proto", "110"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return [one["dst"] for one in found]
 
 
 def test_a_bond_takes_its_member_back(links: RtnlLinks) -> None:
