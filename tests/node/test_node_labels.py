@@ -15,7 +15,7 @@ from nodeagent.plan.convergence import converge, goal_of
 from nodeagent.plan.executor import Context
 from nodeagent.plan.journal import Journal
 from nodeagent.resources.operator_components import runs_with_operator
-from nodeagent.resources.operator_labels import MigConfigState, follow, mig_config_state
+from nodeagent.resources.operator_labels import MigConfigState, follow, mig_config_state, relevant
 from nodeagent.resources.ownership import owned
 from nodeagent.spec.containers import Cdi, Component, Runtimes
 from nodeagent.spec.kubernetes import Kubernetes, PluginGpus
@@ -133,6 +133,20 @@ def test_a_driver_that_is_not_ours_is_neither_loaded_nor_changed(tmp_path):
         subjects = {str(step.subject) for plan in (theirs, ours) for one in plan.transitions for step in one.steps}
         assert "module nvidia_drm" in subjects
         assert not any("nvidia" in str(step.subject) for one in theirs.transitions for step in one.steps)
+
+
+def test_the_label_names_one_of_the_device_plugins_files():
+    gpus = PluginGpus(config_file="/etc/plugin.yaml", config_directory="/etc/plugins")
+    spec = NodeSpec(version=1, kubernetes=Kubernetes(gpus=gpus), labels=Labels(api=True, follow=True))
+
+    def file_of(labels, of=spec):
+        return follow(of, relevant(labels), (), None).spec.kubernetes.gpus.config_file
+
+    label = "nvidia.com/device-plugin.config"
+    assert file_of({label: "shared-4"}) == "/etc/plugins/shared-4"
+    assert file_of({label: ""}) == file_of({}) == "/etc/plugin.yaml"
+    alone = replace(spec, kubernetes=Kubernetes(gpus=replace(gpus, config_directory="")))
+    assert file_of({label: "shared-4"}, alone) == "/etc/plugin.yaml"
 
 
 def test_states_of_a_mig_configuration():

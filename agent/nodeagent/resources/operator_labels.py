@@ -20,6 +20,8 @@ from nodeagent.state.gpu import Gpu
 
 MIG_CONFIG, MIG_STATE = "nvidia.com/mig.config", "nvidia.com/mig.config.state"
 WORKLOAD = "nvidia.com/gpu.workload.config"
+PLUGIN_CONFIG = "nvidia.com/device-plugin.config"  # NVIDIA/k8s-device-plugin cmd/config-manager
+FOLLOWED = frozenset({MIG_CONFIG, WORKLOAD, PLUGIN_CONFIG})
 
 
 class MigConfigState(StrEnum):
@@ -42,7 +44,7 @@ class Followed:
 
 def relevant(labels: Mapping[str, str]) -> dict[str, str]:
     """Those labels that change what the agent does."""
-    return {key: value for key, value in labels.items() if key in (MIG_CONFIG, WORKLOAD) or key.startswith(DEPLOY)}
+    return {key: value for key, value in labels.items() if key in FOLLOWED or key.startswith(DEPLOY)}
 
 
 def follow(spec: NodeSpec, labels: Mapping[str, str], gpus: Iterable[Gpu], parted: str | None) -> Followed:
@@ -50,7 +52,7 @@ def follow(spec: NodeSpec, labels: Mapping[str, str], gpus: Iterable[Gpu], parte
 
     `parted` is the text of nvidia-mig-parted's file, None without one.
     """
-    spec = _for_workload(give_way(spec, labels), labels)
+    spec = _with_plugin_config(_for_workload(give_way(spec, labels), labels), labels)
     name = labels.get(MIG_CONFIG, "")
     if not name or runs_with_operator("mig-manager", labels):
         return Followed(spec)
@@ -66,6 +68,16 @@ def _for_workload(spec: NodeSpec, labels: Mapping[str, str]) -> NodeSpec:
         return spec
     wanted = labels.get(WORKLOAD, "")
     return replace(spec, sandbox=replace(spec.sandbox, workload=Workload(wanted))) if wanted in set(Workload) else spec
+
+
+def _with_plugin_config(spec: NodeSpec, labels: Mapping[str, str]) -> NodeSpec:
+    """The file of NVIDIA's device plugin that the label names; one that is not there is told by whoever reads it."""
+    name = labels.get(PLUGIN_CONFIG, "")
+    if not name or spec.kubernetes is None or not spec.kubernetes.gpus.config_directory:
+        return spec
+    gpus = spec.kubernetes.gpus
+    gpus = replace(gpus, config_file=f"{gpus.config_directory}/{name}")
+    return replace(spec, kubernetes=replace(spec.kubernetes, gpus=gpus))
 
 
 def _entries(spec: NodeSpec, name: str, gpus: Iterable[Gpu], parted: str | None) -> tuple[MigEntry, ...]:

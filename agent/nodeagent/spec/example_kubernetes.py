@@ -23,6 +23,7 @@ KUBERNETES: Mapping[str, Any] = MappingProxyType(
             },
             "mps_directory": "",
             "config_file": "",
+            "config_directory": "/opt/node/plugin-configs",
         },
         "network": {
             "offer": "auto",

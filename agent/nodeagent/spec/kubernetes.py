@@ -85,6 +85,11 @@ class PluginGpus:
         "Configuration file (v1) of NVIDIA's device plugin; what stands in it counts instead of the keys above.",
         example='"/etc/nvidia-device-plugin/config.yaml"',
     )
+    config_directory: str = absolute_path(
+        "Directory with several such files: the node label nvidia.com/device-plugin.config names the one that counts "
+        "instead of `config_file` (with `labels.follow`).",
+        example='"/etc/nvidia-device-plugin"',
+    )
 
 
 @dataclass(frozen=True)
