@@ -114,6 +114,19 @@ def test_restart_waits_for_the_unit_to_be_up_again(node: LocalFiles) -> None:
         systemd.restart("none.service")
 
 
+def test_reload_leaves_the_unit_up_and_waits_for_its_job(node: LocalFiles) -> None:
+    _unit(node, UNIT, "active")
+    _unit(node, "stopped.service", "inactive")
+    systemd = _systemd(node)
+    systemd.reload(UNIT)
+    assert f"reload --no-block -- {UNIT}\n" in Path(node.root, "calls").read_text()
+    assert "restart" not in Path(node.root, "calls").read_text()
+    with pytest.raises(HostError, match=r"reload stopped\.service: the unit is inactive; see `systemctl"):
+        systemd.reload("stopped.service")
+    with pytest.raises(GoneError, match=r"^reload none\.service"):
+        systemd.reload("none.service")
+
+
 @pytest.mark.parametrize(
     ("unit", "kind", "text"),
     [
