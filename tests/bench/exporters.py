@@ -52,7 +52,7 @@ def _server(command: list[str], port: int, variables: Mapping[str, str]) -> Iter
             yield f"127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 def _answers(address: str) -> bool:
@@ -63,7 +63,7 @@ def _answers(address: str) -> bool:
 
 
 def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not what():
         assert time.monotonic() < deadline, "it never came to pass"
         time.sleep(0.1)

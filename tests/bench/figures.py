@@ -149,7 +149,7 @@ def running_agent(directory: Path) -> Iterator[tuple[subprocess.Popen[str], Path
             yield process, root
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 def is_converged(root: Path) -> bool:

@@ -84,7 +84,7 @@ def everything_on(directory: Path) -> Iterator[tuple[subprocess.Popen[str], Path
             yield process, root, kubelet
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(120)
             kubelet.stop()
 
 

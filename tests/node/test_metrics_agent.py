@@ -80,7 +80,7 @@ def process(command, log: Path):
             yield running
         finally:
             running.terminate()
-            running.wait(30)
+            running.wait(PATIENCE_SECONDS)
 
 
 class Agent:
@@ -271,7 +271,7 @@ def test_top_once_and_live(agent):
         shown = read_until(mother, b"RECEIVED")
         os.write(mother, b"q")
         shown += read_until(mother, b"\x1b[?1049l")
-        assert live.wait(20) == 0
+        assert live.wait(PATIENCE_SECONDS) == 0
     os.close(mother)
     assert b"\x1b[?1049h" in shown
 

@@ -250,7 +250,7 @@ def test_a_killed_agent_is_no_agent_and_the_next_one_recovers(tmp_path: Path) ->
         agent.wait_until(lambda found: "MIG" in found["step"] or found["condition"] == "converged")
         workers = workers_of(agent.process.pid)
         agent.process.kill()
-        agent.process.wait(20)
+        agent.process.wait(PATIENCE_SECONDS)
     assert (tmp_path / "n" / CONTROL_SOCKET.lstrip("/")).exists()
     until = time.monotonic() + PATIENCE_SECONDS
     while any(is_alive(pid) for pid in workers) and time.monotonic() < until:
@@ -284,12 +284,12 @@ def test_a_damaged_journal_is_told_and_nothing_is_touched(tmp_path: Path) -> Non
 
 def test_it_does_not_start_with_a_bad_file_or_a_taken_port(tmp_path: Path) -> None:
     with agent_on(tmp_path, "version: 2\n") as agent:
-        assert agent.process.wait(20) == 2
+        assert agent.process.wait(PATIENCE_SECONDS) == 2
         assert "version 2 is not known" in agent.log.read_text()
     with agent_on(tmp_path) as first:
         port = first.wait_until(lambda found: bool(found["metrics"]))["metrics"]
         other = tmp_path / "other"
         other.mkdir()
         with agent_on(other, FILE, "--listen", port) as second:
-            assert second.process.wait(20) == 1
+            assert second.process.wait(PATIENCE_SECONDS) == 1
             assert f"listen on {port}: the port is in use" in second.log.read_text()

@@ -33,7 +33,7 @@ class Ear:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                ear.gate.wait(20)
+                ear.gate.wait(PATIENCE_SECONDS)
                 code = ear.answers.pop(0) if ear.answers else 200
                 if code == 200:
                     ear.heard.append(document)
@@ -136,5 +136,5 @@ def test_nobody_listens_and_stopping_does_not_wait() -> None:
     (ours,) = set(threading.enumerate()) - others
     hooks.tell([change(Verdict.FAILED)], "n")
     hooks.stop()
-    ours.join(30)
+    ours.join(PATIENCE_SECONDS)
     assert not ours.is_alive()

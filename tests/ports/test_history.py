@@ -183,7 +183,7 @@ def test_a_killed_writer_loses_nothing_and_tells_nothing_twice(tmp_path: Path) -
         rest = writer.stdout.read().split()
         acknowledged = int(rest[-1]) if rest else acknowledged
         writer.stdout.close()
-        writer.wait(20)
+        writer.wait(120)
         history = History(str(tmp_path))
         found = [int(text) for text in texts(history.select(Query(limit=100_000)))]
         cursor = history.memory().cursor

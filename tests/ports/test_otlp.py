@@ -44,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append((self.path, self.headers, body))
-        self.server.free.wait(30)
+        self.server.free.wait(120)
         self.send_response(self.server.status)
         self.send_header("Content-Length", "0")
         self.end_headers()

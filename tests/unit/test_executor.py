@@ -257,7 +257,7 @@ class Slow(LocalFiles):
         self.written += 1
         if self.written == 2:  # the first is the beginning of the transition
             for _ in range(self.others):
-                assert self.asked.acquire(timeout=30)
+                assert self.asked.acquire(timeout=120)
             time.sleep(0.2)
         super().replace(path, text, mode)
 

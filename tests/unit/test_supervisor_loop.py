@@ -124,7 +124,7 @@ class World:
         """The whole loop in a thread of its own, until something stops it."""
         thread = threading.Thread(target=self.supervisor.run)
         thread.start()
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
 
 

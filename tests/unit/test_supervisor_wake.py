@@ -62,7 +62,7 @@ def test_each_reason_is_delivered_once(waker: Waker) -> None:
     waker.wake(Wake.ASKED)
     waker.wake(Wake.ASKED)
     waker.wake(Wake.STOP)
-    assert waker.wait(10) == {Wake.ASKED, Wake.STOP}
+    assert waker.wait(60) == {Wake.ASKED, Wake.STOP}
     assert waker.wait(0) == frozenset()
 
 
@@ -80,7 +80,7 @@ def test_threads_lose_nothing_while_the_loop_waits(waker: Waker) -> None:
         thread.start()
     seen: set[Wake] = set()
     while seen != set(reasons):
-        seen |= waker.wait(10)
+        seen |= waker.wait(60)
     for thread in threads:
         thread.join()
 
@@ -90,7 +90,7 @@ def test_an_event_source_wakes_as_udev_only_if_it_has_events() -> None:
         source = Pipe(says)
         waker = Waker(source)
         os.write(source.writer, b"event")
-        assert waker.wait(10) == expected
+        assert waker.wait(60) == expected
         waker.close()
         source.close()
 
@@ -115,7 +115,7 @@ def test_signals_of_a_real_process_wake_it_and_a_second_stop_ends_it_at_once() -
         process.send_signal(signal.SIGTERM)
         assert read(process) == "STOP"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(60) == -signal.SIGINT
 
 
 def test_a_file_changes_its_fingerprint_by_content_by_replacement_and_by_going_away(tmp_path: Path) -> None:
