@@ -12,15 +12,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent_process import PATIENCE_SECONDS, PROFILE, Agent, agent_on
+from agent_process import FILE, PATIENCE_SECONDS, PROFILE, Agent, agent_on
 from nodeagent.simulation.node import open_node
 
 SAME_ROUNDS = 3
 ROUND = re.compile(r"^nodeagent_telemetry_timestamp_seconds (\S+)$", re.MULTILINE)
 LAST_CHECK = 'check="port-flaps"'
-GOLDEN = Path(__file__).parents[1] / "data" / "golden" / f"metrics-{PROFILE}.prom"
+H100 = FILE.replace("3g.20gb", "3g.40gb").replace("1g.5gb", "1g.10gb")
+FILES = {PROFILE: FILE, "dgx-h100": H100}  # without GPM, and with it
 # Values that a second look at the same node would find the same; all others depend on time or on the machine.
 STABLE = re.compile(
     r"nodeagent_(converged|blocked|drift_steps|unknown_facts|gpu_(up|info|mig_\w+|memory_total_bytes|power_limit_watts)|"
@@ -31,7 +33,7 @@ STABLE = re.compile(
 
 def normalised(text: str, agent: Agent) -> str:
     """The exposition with names instead of UUIDs and host name, and a star for each value that moves."""
-    node = open_node(PROFILE, str(agent.root))
+    node = open_node(agent.profile, str(agent.root))
     for gpu in node.machine.gpus:
         rows = node.machine.mig_layout(gpu.uuid).rows
         names = {gpu.uuid: f"GPU-of-minor-{gpu.minor}"}
@@ -59,9 +61,13 @@ def _line(line: str) -> str:
     return f"{series} *"
 
 
-def exposition(directory: Path) -> str:
+def golden(profile: str) -> Path:
+    return Path(__file__).parents[1] / "data" / "golden" / f"metrics-{profile}.prom"
+
+
+def exposition(directory: Path, profile: str) -> str:
     """What a converged agent exposes, normalised."""
-    with agent_on(directory) as agent:
+    with agent_on(directory, FILES[profile], profile=profile) as agent:
         agent.wait_converged()
         while not all(part in agent.fetch("/metrics") for part in ("nodeagent_converged 1", LAST_CHECK)):
             time.sleep(0.1)  # the snapshot of the last pass is made a moment after it, a comparison by health one later
@@ -80,13 +86,15 @@ def _settled(agent: Agent) -> str:
     return [*seen.values()][-1]
 
 
-def test_the_whole_exposition_is_as_before(tmp_path: Path) -> None:
-    text = exposition(tmp_path)
-    assert text == GOLDEN.read_text(encoding="utf-8")
+@pytest.mark.parametrize("profile", FILES)
+def test_the_whole_exposition_is_as_before(tmp_path: Path, profile: str) -> None:
+    text = exposition(tmp_path, profile)
+    assert text == golden(profile).read_text(encoding="utf-8")
 
 
-def test_a_parser_reads_it() -> None:
-    text = GOLDEN.read_text(encoding="utf-8").replace(" *\n", " 1\n")
+@pytest.mark.parametrize("profile", FILES)
+def test_a_parser_reads_it(profile: str) -> None:
+    text = golden(profile).read_text(encoding="utf-8").replace(" *\n", " 1\n")
     families = list(text_string_to_metric_families(text))
     assert len(families) > 20
     assert all(family.documentation and family.samples for family in families)
@@ -95,5 +103,6 @@ def test_a_parser_reads_it() -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        GOLDEN.write_text(exposition(Path(place)), encoding="utf-8")
+    for name in FILES:
+        with tempfile.TemporaryDirectory() as place:
+            golden(name).write_text(exposition(Path(place), name), encoding="utf-8")
