@@ -12,7 +12,7 @@ from nodeagent.host.topology_facts import read_topology
 from nodeagent.resources.topology import gpus_of, nics_of, rails_of
 from nodeagent.resources.topology_findings import findings
 from nodeagent.state.topology import PortKind
-from sim_node import sim_node
+from sim_node import sim_node, text_of
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,21 @@ def test_rails_before_and_after_the_drivers_are_loaded(tmp_path: Path, profile: 
         assert [rail.address for rail in before] == [f"0000:{bus}:00.0" for bus in rails]
         sim.converge("modules: {nvidia: {}, rdma: {}}")
         assert rails_of(sim.observer.observe(())) == before
+
+
+def test_the_rails_of_a_node_that_lost_a_gpu_and_a_nic_keep_their_numbers_and_addresses(tmp_path: Path) -> None:
+    text = 'modules: {rdma: {}}\nlinks: [{match: "rail:*", up: true, addresses: ["10.0.{rail}.5/24"]}]\n'
+    with sim_node(tmp_path, "dgx-h100", "in-process") as sim:
+        assert sim.converge(text).plan.converged
+        before = {rail.address: rail.number for rail in rails_of(sim.observer.observe(()))}
+        gpu, nic = gpus_of(sim.observer.observe(()))[2].address, next(iter(before))
+        for address in (gpu, nic):
+            Path(sim.node.directory, "sys/bus/pci/devices", address).unlink()
+        after = {rail.address: rail.number for rail in rails_of(sim.observer.observe(()))}
+        assert before.items() - after.items() == {(nic, before[nic])}
+        assert sim.plan(text).converged, text_of(sim.plan(text))
+        wanted = sim.plan(text.replace("rail:*", f"rail:{before[nic]}"))
+        assert f"not here any more: {before[nic]} ({nic})" in text_of(wanted)
 
 
 def test_the_path_of_every_gpu_and_nic_is_read_to_the_root(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from nodeagent.resources.topology import (
     nvlinks_between,
     rail_of_gpu,
     rails_of,
+    rails_to_record,
     relation,
 )
 from nodeagent.resources.topology_findings import findings, matrix
@@ -43,6 +44,8 @@ def state(*functions: PciFunction, rdma: tuple[RdmaDevice, ...] = ()) -> NodeSta
     return NodeState(pci={one.address: one for one in functions}, rdma={one.name: one for one in rdma})
 
 
+SOLO = ("pci0000:20", "0000:20:01.0", "0000:20:02.0")
+DUO = ("pci0000:40", "0000:40:01.0", "0000:40:02.0")
 GPU0 = gpu("0000:03:00.0", *ROOT, "0000:02:00.0")
 GPU1 = gpu("0000:04:00.0", *ROOT, "0000:02:01.0")
 NIC0 = nic("0000:05:00.0", *ROOT, "0000:02:02.0")
@@ -128,6 +131,31 @@ def test_rails_need_no_driver_and_leave_out_virtual_functions_and_plain_nics() -
     with_rdma = RdmaDevice("irdma0", "g", plain.address)
     assert len(nics_of(state(GPU0, NIC0, plain, vf, rdma=(with_rdma,)))) == 2
     assert rails_of(state(NIC0)) == ()
+
+
+def test_rails_on_record_keep_their_numbers_when_a_gpu_or_a_nic_is_gone() -> None:
+    near0, near1 = gpu("0000:21:00.0", *SOLO, "0000:21:00.0"), gpu("0000:41:00.0", *DUO, "0000:41:00.0")
+    first, second = nic("0000:22:00.0", *SOLO), nic("0000:42:00.0", *DUO)
+    whole = state(near0, near1, first, second)
+    record = rails_to_record(whole)
+    assert record == {first.address: 0, second.address: 1}
+
+    def numbers(*functions: PciFunction) -> dict[str, int]:
+        return {rail.address: rail.number for rail in rails_of(replace(state(*functions), rails=record))}
+
+    assert numbers(near0, near1, first, second) == record
+    assert numbers(near1, first, second) == record, "the NIC of a lost GPU is still on its rail"
+    assert numbers(first, second) == record
+    assert numbers(near0, near1, second) == {second.address: 1}
+    assert rails_to_record(replace(state(near0, near1, second), rails=record)) == record
+    orphan = rails_of(replace(state(near1, first, second), rails=record))[0]
+    assert orphan.gpus == (), "and is no other GPU's rail"
+    assert rail_of_gpu(near1, (near1,), rails_of(replace(state(near1, first, second), rails=record))) is not orphan
+
+
+def test_rails_are_counted_anew_when_one_comes_that_is_not_on_record() -> None:
+    node = replace(state(GPU0, GPU1, NIC0, NIC1), rails={NIC1.address: 0, "0000:99:00.0": 1})
+    assert rails_to_record(node) == {NIC0.address: 0, NIC1.address: 1}
 
 
 def test_closest_nics_are_all_that_are_equally_near() -> None:

@@ -5,7 +5,7 @@ Source: sysfs paths of PCI functions, which name every bridge on the way (Docume
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +34,13 @@ def rails(node: NodeState) -> Mapping[str, Rail]:
         found[name] = next((gpu for gpu in nearest if gpu.uuid not in taken), nearest[0])
     ordered = sorted(found, key=lambda name: (found[name].index, node.rdma[name].pci_address))
     numbered = {name: Rail(str(found[name].index), str(number)) for number, name in enumerate(ordered)}
-    return {name: numbered.get(name, Rail()) for name in node.rdma}
+    rails = {name: numbered.get(name, Rail()) for name in node.rdma}
+    return {name: replace(rail, number=_on_record(node, name)) for name, rail in rails.items()} if node.rails else rails
+
+
+def _on_record(node: NodeState, name: str) -> str:
+    """The number that the node file's `rail:N` goes by, "" for none."""
+    return str(node.rails.get(node.rdma[name].pci_address, ""))
 
 
 def _nearest(node: NodeState) -> dict[str, list[Gpu]]:

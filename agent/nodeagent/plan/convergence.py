@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from nodeagent.host.rail_record import record_rails
 from nodeagent.plan.executor import Context, Failure, Result
 from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import NO_MORE, LinkInterest, Observer
@@ -16,10 +17,12 @@ from nodeagent.resources.congestion import congestion_of
 from nodeagent.resources.container_query import container_query
 from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.link_addressing import wants_addressing
+from nodeagent.resources.link_selection import goes_by_rails
 from nodeagent.resources.link_settings import ORDER, groups_of
 from nodeagent.resources.ownership import owned
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.resources.sandbox import effective
+from nodeagent.resources.topology import rails_to_record
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.node import NodeState
@@ -36,6 +39,7 @@ class Goal:
     wishes: Callable[[NodeState], tuple[Wish, ...]]
     interest: tuple[str, ...]
     terms: Terms
+    with_rails: bool = False
     with_roce: bool = False
     with_pcie: bool = False
     with_devlink: bool = False
@@ -73,6 +77,7 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
     services = (*KNOWN_SERVICES, *spec.services)
     terms = Terms(spec.disruption, services, guard=spec.guard)
     wanted = {
+        "with_rails": goes_by_rails(spec),
         "with_roce": spec.roce is not None,
         "with_pcie": spec.pcie is not None,
         "with_devlink": bool(spec.devlink) or any(entry.eswitch_mode is not None for entry in spec.sriov),
@@ -119,6 +124,8 @@ def converge(goal: Goal, context: Context) -> Outcome:
             if not context.stop():
                 results.append(trial.execute(transition, goal.terms.owed))
                 given_up |= dict.fromkeys(results[-1].failed_units, "failed in this run")
+    if goal.with_rails:
+        record_rails(context.observer.host.files, rails_to_record(state))
     return Outcome(state, plan, tuple(results), round_)
 
 

@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from nodeagent.resources.topology import closest_nics, gpus_of, nics_of, rails_of
+from nodeagent.spec.links import RAIL
+from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
 
@@ -138,6 +140,12 @@ def product_of(found: PciFunction | None) -> str:
     return PRODUCTS.get(found.device, "") if found is not None and found.vendor == "15b3" else ""
 
 
+def goes_by_rails(spec: NodeSpec) -> bool:
+    """Whether numbers of rails enter into what the node file wants."""
+    text = str((spec.links, spec.roce, spec.sriov, spec.devlink, spec.guard))
+    return f"{By.RAIL}:" in text or RAIL in text
+
+
 def rail_addresses(value: str, state: NodeState) -> frozenset[str]:
     """PCI addresses of the rails `N`, `N-M`, or `*` for every one."""
     rails = rails_of(state)
@@ -159,8 +167,11 @@ def what_there_is(match: str, state: NodeState) -> str:
     """For a match that means nothing: what it could have meant here."""
     by, _ = parse_match(match)
     if by is By.RAIL:
-        count = len(rails_of(state))
-        return f"rails here: 0 to {count - 1}" if count else "there are no rails: no RDMA NIC is near a GPU"
+        numbers = [rail.number for rail in rails_of(state)]
+        gone = sorted(f"{number} ({address})" for address, number in state.rails.items() if number not in numbers)
+        absent = f"; not here any more: {', '.join(gone)}" if numbers and gone else ""
+        span = f"rails here: {numbers[0]} to {numbers[-1]}" if numbers else ""
+        return f"{span}{absent}" if span else "there are no rails: no RDMA NIC is near a GPU"
     if by is By.GPU:
         count = len(gpus_of(state))
         return f"gpus here: 0 to {count - 1}" if count else "there are no gpus"

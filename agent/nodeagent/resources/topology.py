@@ -6,7 +6,7 @@ Sources: `nvidia-smi topo -m` (the legend of its matrix), NCCL src/graph/topo.cc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
@@ -94,10 +94,26 @@ def rails_of(state: NodeState) -> tuple[Rail, ...]:
     """Compute NICs, numbered from 0 in the order of their nearest GPU, then of their addresses.
 
     Compute NICs share a PCIe switch with a GPU. On a machine without such switches they are those on a GPU's NUMA node.
-    Neither drivers nor names enter into it, so that the numbers outlast a reload or a rename.
+    Neither drivers nor names enter into it, so that the numbers outlast a reload or a rename. Where they are on record
+    they outlast a GPU or a NIC as well: what is left keeps its number, until a NIC comes that is not on record.
     """
-    gpus = gpus_of(state)
-    nearest = {nic.address: _nearest_gpus(nic, gpus) for nic in nics_of(state)}
+    nearest = {nic.address: _nearest_gpus(nic, gpus_of(state)) for nic in nics_of(state)}
+    counted = _counted(nearest, gpus_of(state))
+    if not state.rails or any(rail.address not in state.rails for rail in counted):
+        return counted
+    near = {rail.address: rail for rail in counted}
+    kept = sorted((number, address) for address, number in state.rails.items() if address in nearest)
+    alone = (Rail(number, address, (), nearest[address][0]) for number, address in kept)
+    return tuple(replace(near.get(rail.address, rail), number=rail.number) for rail in alone)
+
+
+def rails_to_record(state: NodeState) -> Mapping[str, int]:
+    """Numbers by PCI address: of the rails there are, and of those on record as long as the others go by it."""
+    present = {rail.address: rail.number for rail in rails_of(state)}
+    return {**state.rails, **present} if present.items() <= state.rails.items() else present
+
+
+def _counted(nearest: Mapping[str, tuple[Relation, tuple[str, ...]]], gpus: Sequence[PciFunction]) -> tuple[Rail, ...]:
     switched = {address: found for address, found in nearest.items() if found[0].distance <= SWITCHED}
     local = {address: found for address, found in nearest.items() if found[0].distance <= Relation.NODE.distance}
     order = {found.address: index for index, found in enumerate(gpus)}

@@ -48,6 +48,8 @@ class NodeState:
     `addressing`.
     `iommu_groups` are all functions of a group by its number, read only for section sandbox.
     `offered` are the UUIDs of GPUs and the PCI addresses of functions that this agent offers to pods.
+    `rails` are the numbers that NICs, by PCI address, had as rails when more of them were there; empty where the node
+    file does not go by rails.
     `congestion` are those settings of RoCE's congestion control that the node file asks for, by PCI address.
     `health` is what the health checks said last, None where none have run.
     """
@@ -64,6 +66,7 @@ class NodeState:
     link_setups: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=lambda: MappingProxyType({}))
     addressing: Addressing = field(default_factory=Addressing)
     rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
+    rails: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     rdma_netns_shared: bool | None = None
     rdma_holders: Mapping[str, tuple[RdmaHolder, ...]] = field(default_factory=lambda: MappingProxyType({}))
     congestion: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
