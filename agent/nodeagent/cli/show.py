@@ -171,7 +171,7 @@ def _last_rows(last: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
     yield "", "found", f"{count(last['gpus'], 'GPU')}, {count(last['rdmaDevices'], 'RDMA device')}"
     for text in last["unknown"]:
         yield "warn", "unknown", text
-    for step in last["plan"]["owed"]:
+    for step in last["plan"].get("owed", ()):  # an agent from before does not tell it
         yield "bad", "owed", step["step"]
     for failure in last["failures"]:
         yield "bad", "failed", f"{failure['step']}: {failure['message']}"

@@ -110,6 +110,7 @@ class Trial:
         if not result.acted or self._confirmed(probation, waiting(transition.guarded, self.guard)):
             self._host.files.remove(PROBATION)
             return result
+        probation = replace(probation, back=(*transition.quiesce, *probation.back))  # what came back stands on the acts
         return replace(result, acted=(), failures=(*result.failures, *self._roll_back(probation, transition.acts)))
 
     def resume(self) -> tuple[Result, ...]:
@@ -142,8 +143,7 @@ class Trial:
         undos = (undo for step in reversed(transition.acts) if (undo := step.undo()) is not None)
         deadline = host.clock.monotonic() + self.guard.seconds
         boot_id = host.files.read_optional(PROC_BOOT_ID) or ""
-        back = (*transition.quiesce, *undos, *transition.restore)  # what came back stands on what is to be undone
-        return Probation(boot_id, deadline, self.guard.changes, evidence, back)
+        return Probation(boot_id, deadline, self.guard.changes, evidence, (*undos, *transition.restore))
 
     def _confirmed(self, probation: Probation, step: AwaitConfirmation) -> bool:
         """Wait for it; the time is over at the deadline, or when the agent is told to stop: nobody would watch then."""
