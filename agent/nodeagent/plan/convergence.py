@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from nodeagent.host.rail_record import record_rails
+from nodeagent.host.numbering import record_numbers
+from nodeagent.host.paths import GPUS, RAILS
 from nodeagent.plan.executor import Context, Failure, Result
 from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import NO_MORE, LinkInterest, Observer
@@ -19,10 +20,11 @@ from nodeagent.resources.kernel_modules import names_of_interest
 from nodeagent.resources.link_addressing import wants_addressing
 from nodeagent.resources.link_selection import goes_by_rails
 from nodeagent.resources.link_settings import ORDER, groups_of
+from nodeagent.resources.mig_selection import goes_by_index, lost_indices
 from nodeagent.resources.ownership import owned
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.resources.sandbox import effective
-from nodeagent.resources.topology import rails_to_record
+from nodeagent.resources.topology import rails_of
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.node import NodeState
@@ -40,6 +42,7 @@ class Goal:
     interest: tuple[str, ...]
     terms: Terms
     with_rails: bool = False
+    with_indices: bool = False
     with_roce: bool = False
     with_pcie: bool = False
     with_devlink: bool = False
@@ -78,6 +81,7 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
     terms = Terms(spec.disruption, services, guard=spec.guard)
     wanted = {
         "with_rails": goes_by_rails(spec),
+        "with_indices": goes_by_index(spec.mig),
         "with_roce": spec.roce is not None,
         "with_pcie": spec.pcie is not None,
         "with_devlink": bool(spec.devlink) or any(entry.eswitch_mode is not None for entry in spec.sriov),
@@ -124,9 +128,16 @@ def converge(goal: Goal, context: Context) -> Outcome:
             if not context.stop():
                 results.append(trial.execute(transition, goal.terms.owed))
                 given_up |= dict.fromkeys(results[-1].failed_units, "failed in this run")
-    if goal.with_rails:
-        record_rails(context.observer.host.files, rails_to_record(state))
+    _record(goal, state, context)
     return Outcome(state, plan, tuple(results), round_)
+
+
+def _record(goal: Goal, state: NodeState, context: Context) -> None:
+    files = context.observer.host.files
+    if goal.with_rails:
+        record_numbers(files, RAILS, {rail.address: rail.number for rail in rails_of(state)})
+    if goal.with_indices and not lost_indices(state.gpus.values(), state.gpus_on_record):
+        record_numbers(files, GPUS, {one.uuid: one.index for one in state.gpus.values()})
 
 
 def _whole(goal: Goal, observer: Observer) -> NodeState:

@@ -13,10 +13,11 @@ from nodeagent.host.kernel_policy import PeerMemoryOwner, read_policy
 from nodeagent.host.link_facts import read_netdevs, read_rdma
 from nodeagent.host.loaded_options import read_options
 from nodeagent.host.module_facts import read_modules
+from nodeagent.host.numbering import read_numbers
+from nodeagent.host.paths import GPUS, RAILS
 from nodeagent.host.pci_facts import read_groups, read_pci
 from nodeagent.host.ports import Host
 from nodeagent.host.process_facts import read_device_nodes, read_majors
-from nodeagent.host.rail_record import read_rails
 from nodeagent.host.rdma_netlink import read_netns_shared
 from nodeagent.host.runtime_facts import read_runtimes
 from nodeagent.host.topology_facts import read_topology
@@ -97,7 +98,8 @@ class Observer:
             gpus={found.uuid: found for found in gpus if not _is_elsewhere(found, pci)},
             netdevs=netdevs,
             rdma=read_rdma(files, with_counters=False, with_roce=with_roce),
-            rails=read_rails(files),
+            rails=read_numbers(files, RAILS),
+            gpus_on_record=read_numbers(files, GPUS),
             rdma_netns_shared=read_netns_shared(files),
             majors=read_majors(files),
             device_nodes=read_device_nodes(files),

@@ -50,7 +50,8 @@ def plan(spec: NodeSpec, state: NodeState) -> Wish:
         return Wish()
     if not state.gpus:
         return Wish(obstacles=(_without_gpus(spec, state),))
-    selection = select(spec.mig, state.gpus.values(), [one.what for one in state.unknown if one.what.startswith("GPU")])
+    unread = [one.what for one in state.unknown if one.what.startswith("GPU")]
+    selection = select(spec.mig, state.gpus.values(), unread, state.gpus_on_record)
     wishes = [_by_policy(entry, _Wishes(one, entry, state).wish(), one) for one, entry in selection.chosen]
     chosen = zip(selection.chosen, wishes, strict=True)
     decided = tuple(gpu(one.uuid) for (one, entry), wish in chosen if _says_all(entry) and not wish.obstacles)

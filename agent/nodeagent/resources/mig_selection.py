@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Obstacle
@@ -10,12 +11,14 @@ from nodeagent.state.gpu import MigMode
 from nodeagent.state.things import Kind, Thing, gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nodeagent.spec.schema import MigEntry
     from nodeagent.state.gpu import Gpu
 
 ALL = "all"
+_UNCERTAIN = "is not here any more, and indices may mean other GPUs now"
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,35 @@ class Selection:
     remarks: tuple[str, ...]
 
 
-def select(entries: Sequence[MigEntry], gpus: Iterable[Gpu], unread: Sequence[str] = ()) -> Selection:
+def goes_by_index(entries: Iterable[MigEntry]) -> bool:
+    """Whether an entry names a GPU by its index."""
+    return any(name.isdigit() for entry in entries for name in _selectors(entry))
+
+
+def lost_indices(gpus: Iterable[Gpu], on_record: Mapping[str, int]) -> Mapping[str, int]:
+    """GPUs on record that are not there, with the indices they had: without them NVML numbers the others anew.
+
+    Nothing where a GPU is there that is not on record: then the record is of another board.
+    """
+    present = {one.uuid for one in gpus}
+    return (
+        {uuid: index for uuid, index in on_record.items() if uuid not in present} if present <= set(on_record) else {}
+    )
+
+
+def select(
+    entries: Sequence[MigEntry], gpus: Iterable[Gpu], unread: Sequence[str] = (), on_record: Mapping[str, int] = NOTHING
+) -> Selection:
     """Give every GPU the entry that names it; a GPU named by two entries belongs to neither.
 
-    `unread` are GPUs that do not answer now: a selector without a GPU may mean one of them, so it has to wait.
+    `unread` are GPUs that do not answer now: a selector without a GPU may mean one of them, so it has to wait. Where a
+    GPU of those `on_record` (UUID -> index) is gone altogether, indices may mean other GPUs than they did: what goes by
+    them is left as it is.
     """
     board = sorted(gpus, key=lambda one: one.index)
+    lost = lost_indices(board, on_record)
+    if len(lost) > len(unread) and goes_by_index(entries):
+        return _uncertain(entries, lost)
     named: dict[str, list[int]] = {}
     obstacles: list[Obstacle] = []
     remarks: list[str] = []
@@ -49,12 +75,27 @@ def select(entries: Sequence[MigEntry], gpus: Iterable[Gpu], unread: Sequence[st
     return Selection(chosen, tuple(obstacles), tuple(remarks))
 
 
+def _uncertain(entries: Sequence[MigEntry], lost: Mapping[str, int]) -> Selection:
+    gone = ", ".join(f"GPU {index} ({uuid})" for uuid, index in sorted(lost.items(), key=lambda item: item[1]))
+    advice = "name GPUs by UUID or PCI address; if it is gone for good, remove the record /var/lib/nodeagent/gpus.json"
+    told = [
+        Obstacle("mig", Thing(Kind.NODE, "node"), f"mig[{number}].gpus: {gone} {_UNCERTAIN}", advice)
+        for number, entry in enumerate(entries)
+        if goes_by_index((entry,))
+    ]
+    return Selection((), tuple(told), ())
+
+
+def _selectors(entry: MigEntry) -> tuple[str, ...]:
+    return (entry.gpus,) if isinstance(entry.gpus, str) else entry.gpus
+
+
 def _matching(entry: MigEntry, board: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
     """GPUs that the entry names, each once, and selectors that name none."""
     if entry.gpus == ALL:
         capable = [one for one in board if not _incapable(one)]
         return capable, [] if capable else [ALL]
-    selectors = (entry.gpus,) if isinstance(entry.gpus, str) else entry.gpus
+    selectors = _selectors(entry)
     found = [one for one in board if any(_names(selector, one) for selector in selectors)]
     return found, [selector for selector in selectors if not any(_names(selector, one) for one in board)]
 

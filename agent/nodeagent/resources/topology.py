@@ -107,12 +107,6 @@ def rails_of(state: NodeState) -> tuple[Rail, ...]:
     return tuple(replace(near.get(rail.address, rail), number=rail.number) for rail in alone)
 
 
-def rails_to_record(state: NodeState) -> Mapping[str, int]:
-    """Numbers by PCI address: of the rails there are, and of those on record as long as the others go by it."""
-    present = {rail.address: rail.number for rail in rails_of(state)}
-    return {**state.rails, **present} if present.items() <= state.rails.items() else present
-
-
 def _counted(nearest: Mapping[str, tuple[Relation, tuple[str, ...]]], gpus: Sequence[PciFunction]) -> tuple[Rail, ...]:
     switched = {address: found for address, found in nearest.items() if found[0].distance <= SWITCHED}
     local = {address: found for address, found in nearest.items() if found[0].distance <= Relation.NODE.distance}
