@@ -21,8 +21,17 @@ from nodeagent.simulation.node import open_node
 SAME_ROUNDS = 3
 ROUND = re.compile(r"^nodeagent_telemetry_timestamp_seconds (\S+)$", re.MULTILINE)
 LAST_CHECK = 'check="port-flaps"'
-H100 = FILE.replace("3g.20gb", "3g.40gb").replace("1g.5gb", "1g.10gb")
-FILES = {PROFILE: FILE, "dgx-h100": H100}  # without GPM, and with it
+# The largest half and the smallest instance of each board; Ampere has no GPM, the others have.
+SLICES = {
+    PROFILE: ("3g.20gb", "1g.5gb"),
+    "dgx-a100": ("3g.20gb", "1g.5gb"),
+    "dgx-h100": ("3g.40gb", "1g.10gb"),
+    "dgx-h200": ("3g.71gb", "1g.18gb"),
+    "dgx-b200": ("3g.90gb", "1g.23gb"),
+}
+FILES = {
+    profile: FILE.replace("3g.20gb", half).replace("1g.5gb", smallest) for profile, (half, smallest) in SLICES.items()
+}
 # Values that a second look at the same node would find the same; all others depend on time or on the machine.
 STABLE = re.compile(
     r"nodeagent_(converged|blocked|drift_steps|unknown_facts|gpu_(up|info|mig_\w+|memory_total_bytes|power_limit_watts)|"
