@@ -137,6 +137,15 @@ class Agent:
             self.ask_for("reconcile")
             self.wait_converged(passes)
 
+    def rest(self) -> int:
+        """How many passes it has made, once no more come; for an agent that makes none by the clock meanwhile."""
+        seen, until = -1, time.monotonic() + PATIENCE_SECONDS
+        while (status := self.status())["passes"] != seen:
+            assert time.monotonic() < until, "passes go on and on"
+            seen = status["passes"]
+            time.sleep(1 + 3 * status["lastPass"]["durationSeconds"])  # longer than a pass that may be under way
+        return seen
+
     def take_over(self, text: str) -> None:
         """Replace the node file, and wait until it is in force and the node as it says."""
         before = len(self.manager.heard)

@@ -100,7 +100,7 @@ def test_a_second_agent_is_refused_and_told_by_whom(agent: Agent) -> None:
 
 
 def test_a_changed_file_is_taken_over(agent: Agent, node: SimulatedNode) -> None:
-    passes = agent.status()["passes"]
+    passes = agent.rest()
     agent.write(FILE.replace("{3g.20gb: 1, 1g.5gb: 1}", "{1g.5gb: 3}"))
     status = agent.wait_converged(passes)
     assert "node file changed" in status["lastPass"]["reasons"]
@@ -139,7 +139,7 @@ def test_keys_that_cannot_change_while_it_runs_are_told(agent: Agent) -> None:
 
 
 def test_drift_is_repaired_with_the_next_pass(agent: Agent, node: SimulatedNode) -> None:
-    passes = agent.status()["passes"]
+    passes = agent.rest()
     node.kernel.set_link("enp97s0np0", mtu=1500)
     with node.kernel.transaction() as draft:
         draft.state = replace(draft.state, modules=edited(draft.state.modules, gdrdrv=None))
@@ -153,7 +153,7 @@ def test_drift_is_repaired_with_the_next_pass(agent: Agent, node: SimulatedNode)
 
 def test_a_layout_changed_by_somebody_else_wakes_the_agent(agent: Agent, node: SimulatedNode) -> None:
     """The interval is an hour: it is NVML's event that tells, collected with the next telemetry."""
-    passes = agent.status()["passes"]
+    passes = agent.rest()
     uuid = node.machine.gpus[0].uuid
     before = {row.placement for row in node.machine.mig_layout(uuid).rows}
     other = InProcessNvml(library_path(), node.nvml_environment)
