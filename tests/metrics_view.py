@@ -146,6 +146,7 @@ DIVIDED_SAMPLE = GpuSample(
     gpm={1: 20.0},
     instances=INSTANCES,
 )
+H100, CONNECTX = ("10de", "2330", "030200"), ("15b3", "1021", "020000")  # vendor, device, class
 COUNTERS = (("np_cnp_sent", 3), ("out_of_sequence", 7), ("port_rcv_data", 10), ("port_xmit_data", 100))
 DCB = DcbState(
     dcbx=5,
@@ -158,15 +159,15 @@ NODE = NodeState(
     module_files={"nvidia": ModuleFile("nvidia", "n.ko"), "gdrdrv": ModuleFile("gdrdrv", "g.ko")},
     driver=NvidiaDriver("550.90.07", True),
     pci={
-        address: PciFunction(address, "10de", "2330", "030200", numa_node=0, path=(*ROOT, *SWITCH, bridge, address))
-        for address, bridge in (
-            ("0000:02:00.0", "0000:01:01.0"),
-            ("0000:03:00.0", "0000:01:02.0"),
-            ("0000:5e:00.0", "0000:01:03.0"),
-            ("0000:5f:00.0", "0000:01:04.0"),
+        address: PciFunction(address, *ids, numa_node=0, path=(*ROOT, *SWITCH, bridge, address))
+        for address, bridge, ids in (
+            ("0000:02:00.0", "0000:01:01.0", H100),
+            ("0000:03:00.0", "0000:01:02.0", H100),
+            ("0000:5e:00.0", "0000:01:03.0", CONNECTX),
+            ("0000:5f:00.0", "0000:01:04.0", CONNECTX),
         )
     }
-    | {"0000:e1:00.0": PciFunction("0000:e1:00.0", "15b3", "1021", "020000", path=("pci0000:e0", "0000:e1:00.0"))},
+    | {"0000:e1:00.0": PciFunction("0000:e1:00.0", *CONNECTX, path=("pci0000:e0", "0000:e1:00.0"))},
     gpus={"GPU-0": WHOLE, "GPU-1": DIVIDED},
     netdevs={
         "ens1": Netdev("ens1", 9000, True, True, pci_address="0000:5e:00.0", dcb=DCB),

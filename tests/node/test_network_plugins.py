@@ -9,8 +9,8 @@ import pytest
 from kubelet_devices import DeviceManager, until
 from nodeagent.host.control_client import ask
 from nodeagent.host.pci_facts import read_pci
-from nodeagent.resources.topology import relation
 from nodeagent.simulation.faults import heal, make_fault
+from nodeagent.state.rails import relation
 from plugin_place import Place, place_with
 
 GPU, VF, HCA = "nvidia.com/gpu", "nvidia.com/rail_vf", "rdma/hca"

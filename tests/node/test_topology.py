@@ -9,8 +9,8 @@ import pytest
 
 from nodeagent.cli import main
 from nodeagent.host.topology_facts import read_topology
-from nodeagent.resources.topology import gpus_of, nics_of, rails_of
 from nodeagent.resources.topology_findings import findings
+from nodeagent.state.rails import gpus_of, nics_of, rails_of
 from nodeagent.state.topology import PortKind
 from sim_node import sim_node, text_of
 

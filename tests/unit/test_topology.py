@@ -12,19 +12,12 @@ from hypothesis import strategies as some
 from nodeagent.host.pci_config import parse_config
 from nodeagent.host.pci_facts import parse_path, read_pci
 from nodeagent.host.topology_facts import parse_speed, parse_width, read_topology
-from nodeagent.resources.topology import (
-    closest_nics,
-    gpus_of,
-    nics_of,
-    nvlinks_between,
-    rail_of_gpu,
-    rails_of,
-    relation,
-)
+from nodeagent.resources.topology import closest_nics, nvlinks_between, rail_of_gpu
 from nodeagent.resources.topology_findings import findings, matrix
 from nodeagent.simulation.pci_config_space import DOWNSTREAM, ENDPOINT, UPSTREAM, Space, config_space
 from nodeagent.state.network import PciFunction, RdmaDevice, RdmaPort
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import gpus_of, nics_of, rails_of, relation
 from nodeagent.state.topology import NvLinks, PcieConfig, PcieLink, PcieNode, PortKind, Relation, Topology
 from trees import make_tree
 

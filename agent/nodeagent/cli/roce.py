@@ -18,10 +18,10 @@ from nodeagent.host.ports import Files
 from nodeagent.resources.gid_selection import GidChoice, choices, choose_gid
 from nodeagent.resources.link_selection import select_rdma, what_there_is
 from nodeagent.resources.nccl import NcclSettings, Port, conf_lines, nccl_settings, shell_lines
-from nodeagent.resources.topology import rails_of
 from nodeagent.state.gids import Family, Gid
 from nodeagent.state.network import RdmaPort
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import rails_of
 
 ETHERNET = "Ethernet"
 _EPILOG = """\

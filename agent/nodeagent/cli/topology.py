@@ -14,10 +14,11 @@ from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_target_options, target_of
 from nodeagent.cli.topology_dot import names_of
 from nodeagent.host.topology_facts import read_topology
-from nodeagent.resources.topology import gpus_of, nics_of, nvlinks_between, rail_of_gpu, rails_of
+from nodeagent.resources.topology import nvlinks_between, rail_of_gpu
 from nodeagent.resources.topology_findings import findings, matrix
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import gpus_of, nics_of, rails_of
 from nodeagent.state.topology import NvLinks, PcieLink, Relation, Topology
 
 NO_LINKS: Mapping[str, NvLinks] = MappingProxyType({})

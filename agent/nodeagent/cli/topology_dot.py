@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from nodeagent.resources.topology import NVIDIA, gpus_of, nics_of, rail_of_gpu, rails_of
+from nodeagent.resources.topology import rail_of_gpu
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import NVIDIA, gpus_of, nics_of, rails_of
 from nodeagent.state.topology import NvLinks, Topology
 
 

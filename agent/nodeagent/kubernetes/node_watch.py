@@ -54,7 +54,7 @@ class NodeWatch:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            seconds = self._round() * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the load of many nodes
+            seconds = self._round() * random.SystemRandom().uniform(0.8, 1.2)  # spreads the load of many nodes
             self._ended.wait(max(seconds, self.api.client.rest_seconds()))
 
     def _round(self) -> float:

@@ -13,7 +13,7 @@ from nodeagent.metrics.dcgm_renamed import NEW_DRIVER_LABEL
 from nodeagent.metrics.exposition import labels
 from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.tally import NO_TALLY, GpuTally
-from nodeagent.metrics.topology import Rail, rails
+from nodeagent.metrics.topology import RailLabels, rails
 from nodeagent.state.health import Health
 from nodeagent.state.proofs import Validation
 
@@ -114,7 +114,7 @@ class View:
         return tuple(both.values()) if names is DcgmNames.BOTH else (both[names],)
 
     @cached_property
-    def rails(self) -> Mapping[str, Rail]:
+    def rails(self) -> Mapping[str, RailLabels]:
         """Where each RDMA device stands, by its name."""
         return rails(self.node)
 

@@ -24,10 +24,10 @@ from nodeagent.resources.mig_selection import goes_by_index, lost_indices
 from nodeagent.resources.ownership import owned
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.resources.sandbox import effective
-from nodeagent.resources.topology import rails_of
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import rails_of
 from nodeagent.state.things import Kind
 
 MAX_ROUNDS = 8

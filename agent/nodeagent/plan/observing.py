@@ -25,7 +25,6 @@ from nodeagent.plan.graph import MODULE_OF_DRIVER
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.resources.guarded import CONTROL
 from nodeagent.resources.link_restore import KEPT_GROUPS
-from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.devlink import DevlinkDevice
 from nodeagent.state.gpu import Gpu, MigMode
@@ -35,6 +34,7 @@ from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
 from nodeagent.state.node import ADDRESSING, NodeState, Unknown, settings_of
 from nodeagent.state.processes import Process
+from nodeagent.state.rails import gpus_of, nics_of
 
 LOOPBACK = "lo"
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from math import comb
 
-from nodeagent.resources.topology import gpus_of, nics_of, nvlinks_between, rail_of_gpu, rails_of, relation
+from nodeagent.resources.topology import nvlinks_between, rail_of_gpu
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import gpus_of, nics_of, rails_of, relation
 from nodeagent.state.topology import NvLinks, Relation
 
 MOST_SETS = 20_000  # looked at one by one; 8 of 16 are 12,870

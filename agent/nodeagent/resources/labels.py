@@ -13,12 +13,12 @@ from nodeagent.host.paths import FEATURES_FILE, GFD_FEATURES_FILE
 from nodeagent.resources.base import Obstacle, Wish
 from nodeagent.resources.file_steps import RemoveFile, WriteFile, file_thing
 from nodeagent.resources.labels_gpu import TIMESTAMP, gpu_labels, value_of
-from nodeagent.resources.topology import rails_of
 from nodeagent.spec.containers import Component
 from nodeagent.spec.labels import Labels
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.health import KEPT_FROM_WORK, Health
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import rails_of
 from nodeagent.state.repair import QUARANTINE
 
 UNIT, WHAT = "labels", "node labels"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nodeagent.errors import HostError
 from nodeagent.resources.base import Step
+from nodeagent.resources.link_settings import ORDER
 from nodeagent.state.link_settings import Group, GroupState, SettingsState, Values, find, fulfils
 from nodeagent.state.things import Kind, Thing
 
@@ -102,15 +103,7 @@ class RestoreRdmaName(Step):
 
 
 # What each group decides about comes after it; sysctls are among an interface's entries.
-KEPT_GROUPS = (
-    Group.PRIVATE_FLAGS,
-    Group.CHANNELS,
-    Group.RINGS,
-    Group.COALESCING,
-    Group.PAUSE,
-    Group.FEATURES,
-    Group.DEVICE,
-)
+KEPT_GROUPS = tuple(group for group in ORDER if group is not Group.IPV4)
 MODERATED = {f"{way}_{unit}": f"adaptive_{way}" for way in ("rx", "tx") for unit in ("usecs", "frames")}
 
 

@@ -11,11 +11,12 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from nodeagent.resources.topology import closest_nics, gpus_of, nics_of, rails_of
+from nodeagent.resources.topology import closest_nics
 from nodeagent.spec.links import RAIL
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import gpus_of, nics_of, rails_of
 
 LOOPBACK = "lo"
 PRODUCTS: Mapping[str, str] = MappingProxyType(

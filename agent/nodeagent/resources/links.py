@@ -11,12 +11,12 @@ from nodeagent.resources.link_addressing import Wanted, address_steps, route_ste
 from nodeagent.resources.link_names import renames, wanted_name
 from nodeagent.resources.link_selection import LOOPBACK, select_netdevs, what_there_is
 from nodeagent.resources.link_settings import settings_obstacles, settings_steps, wanted_settings
-from nodeagent.resources.topology import rails_of
 from nodeagent.spec.links import LinkEntry
 from nodeagent.spec.schema import NodeSpec, Policy
 from nodeagent.state.link_settings import Group
 from nodeagent.state.network import DEFAULT_ROUTE, Netdev
 from nodeagent.state.node import ADDRESSING, NodeState, settings_of
+from nodeagent.state.rails import rails_of
 from nodeagent.state.things import Kind, Thing, netdev
 
 if TYPE_CHECKING:

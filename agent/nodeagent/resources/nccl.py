@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nodeagent.resources.gid_selection import GidChoice
-from nodeagent.resources.topology import gpus_of, rail_of_gpu, rails_of
+from nodeagent.resources.topology import rail_of_gpu
 from nodeagent.state.gids import Family
 from nodeagent.state.network import DEFAULT_ROUTE, RdmaPort
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import gpus_of, rails_of
 from nodeagent.state.topology import Relation
 
 ACTIVE, ETHERNET = "ACTIVE", "Ethernet"

@@ -26,12 +26,12 @@ from nodeagent.resources.network_units import (
     seen,
     shared_devices,
 )
-from nodeagent.resources.topology import relation
 from nodeagent.spec.network_plugins import FunctionPool, SharedPool
 from nodeagent.state.health import Health
 from nodeagent.state.network import RdmaDevice
 from nodeagent.state.node import NodeState
 from nodeagent.state.offers import Grant, NodeAccess, Offer, OfferedDevice
+from nodeagent.state.rails import relation
 
 VHOST = (f"{DEV}/vhost-net", f"{DEV}/net/tun")
 EVERYWHERE = "*"

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Obstacle, SettingStep, Step, Wish
-from nodeagent.resources.topology import MELLANOX, SWITCHED, bridges_between, gpus_of, nics_of, relation
+from nodeagent.resources.topology import bridges_between
 from nodeagent.spec.pcie import Pcie
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import MELLANOX, SWITCHED, gpus_of, nics_of, relation
 from nodeagent.state.things import Kind, Thing, pci
 from nodeagent.state.topology import ACS_REDIRECT_BITS, PcieSetting, PortKind
 

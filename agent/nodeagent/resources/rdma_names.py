@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Disturbs, Obstacle, Step
-from nodeagent.resources.topology import rails_of
 from nodeagent.spec.roce import RoceEntry
 from nodeagent.state.network import RdmaDevice
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import rails_of
 from nodeagent.state.things import Kind, Thing
 
 if TYPE_CHECKING:

@@ -10,19 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from nodeagent.resources.topology import (
-    NVIDIA,
-    SWITCHED,
-    Rail,
-    bridges_between,
-    gpus_of,
-    nics_of,
-    rail_of_gpu,
-    rails_of,
-    relation,
-)
+from nodeagent.resources.topology import bridges_between, rail_of_gpu
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import NVIDIA, SWITCHED, Rail, gpus_of, nics_of, rails_of, relation
 from nodeagent.state.topology import PcieNode, PortKind, Relation, Topology
 
 ACS_REDIRECT: Mapping[int, str] = MappingProxyType(

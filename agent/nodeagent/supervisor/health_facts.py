@@ -12,11 +12,11 @@ from nodeagent.host.gid_facts import read_gids
 from nodeagent.host.ports import GpuFault, Host
 from nodeagent.host.topology_facts import is_gone, read_link, read_topology
 from nodeagent.plan.model import Plan
-from nodeagent.resources.topology import gpus_of, nics_of
 from nodeagent.resources.topology_findings import redirected_peers, unknown_numa
 from nodeagent.state.gids import Gid
 from nodeagent.state.gpu import GpuSample
 from nodeagent.state.node import NodeState
+from nodeagent.state.rails import gpus_of, nics_of
 from nodeagent.state.vitals import ClockFacts, DiskFacts
 
 HANGS = "no answer within"  # a call that did not come back, in the words of the NVML port

@@ -90,7 +90,9 @@ class NodeLabels:
         read_at = -WATCHED_SECONDS
         while not self._ended.is_set():
             self._wake.clear()
-            due = time.monotonic() - read_at >= WATCHED_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - spreads load
+            due = time.monotonic() - read_at >= WATCHED_SECONDS * random.SystemRandom().uniform(
+                0.8, 1.0
+            )  # spreads load
             if due or self._told_by_watch() is None:
                 read_at = time.monotonic()
                 self.round(None)
