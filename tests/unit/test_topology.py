@@ -144,6 +144,33 @@ def test_rails_on_record_keep_their_numbers_when_a_gpu_or_a_nic_is_gone() -> Non
     assert rail_of_gpu(near1, (near1,), rails_of(replace(state(near1, first, second), rails=record))) is not orphan
 
 
+def test_a_storage_nic_is_no_rail_because_every_gpu_behind_a_switch_is_gone() -> None:
+    """A GPU in a slot of its own is left, and without switches any NIC of its NUMA node would count."""
+    slot = gpu("0000:31:00.0", "pci0000:30", "0000:30:01.0")
+    first, second = nic("0000:22:00.0", *SOLO), nic("0000:42:00.0", *DUO)
+    storage = nic("0000:11:00.0", "pci0000:10", "0000:10:01.0")
+    near = gpu("0000:21:00.0", *SOLO, "0000:21:00.0"), gpu("0000:41:00.0", *DUO, "0000:41:00.0")
+    whole = rails_of(state(*near, slot, first, second, storage))
+    record = {rail.address: rail.number for rail in whole}
+    assert record == {first.address: 0, second.address: 1}
+    assert all(rail.is_switched for rail in whole)
+
+    left = replace(state(slot, first, second, storage), rails=record, rails_switched=True)
+    assert {rail.address: rail.number for rail in rails_of(left)} == record
+    moved = replace(state(slot, storage), rails=record, rails_switched=True)
+    assert [rail.address for rail in rails_of(moved)] == [storage.address], "nothing of the record is there any more"
+    another = nic("0000:23:00.0", *SOLO)
+    grown = replace(state(*near, slot, first, second, storage, another), rails=record, rails_switched=True)
+    assert [rail.address for rail in rails_of(grown)] == [first.address, another.address, second.address]
+
+
+def test_a_nic_that_comes_to_a_machine_without_switches_is_counted() -> None:
+    one = gpu("0000:21:00.0", "pci0000:20", "0000:20:01.0")
+    new = replace(OTHER_BUS, address="0000:a2:00.0")
+    node = replace(state(one, OTHER_BUS, new), rails={OTHER_BUS.address: 0})
+    assert [rail.address for rail in rails_of(node)] == [OTHER_BUS.address, new.address]
+
+
 def test_rails_are_counted_anew_when_one_comes_that_is_not_on_record() -> None:
     node = replace(state(GPU0, GPU1, NIC0, NIC1), rails={NIC1.address: 0, "0000:99:00.0": 1})
     assert [(rail.number, rail.address) for rail in rails_of(node)] == [(0, NIC0.address), (1, NIC1.address)]

@@ -19,8 +19,23 @@ def read_numbers(files: Files, path: str) -> Mapping[str, int]:
         return {}  # then they are counted anew
 
 
-def record_numbers(files: Files, path: str, present: Mapping[str, int]) -> None:
-    """Keep the record while it has all that is present, with the same numbers; else what is present is the record."""
-    known = read_numbers(files, path)
-    if not present.items() <= known.items():
-        files.replace(path, json.dumps({"numbers": dict(sorted(present.items()))}, indent=1) + "\n")
+def read_switched(files: Files, path: str) -> bool:
+    """Whether things behind PCIe switches were counted, and not what stood in for them; False without a record."""
+    try:
+        return json.loads(files.read_optional(path) or "{}").get("switched") is True
+    except (ValueError, AttributeError):
+        return False
+
+
+def record_numbers(files: Files, path: str, present: Mapping[str, int], *, switched: bool = False) -> None:
+    """Keep the record while it has all that is present, with the same numbers; else what is present is the record.
+
+    `switched` is as of read_switched; what was once seen behind a switch stays so while the record is kept.
+    """
+    known, was_switched = read_numbers(files, path), read_switched(files, path)
+    if present.items() <= known.items():
+        if was_switched or not switched:
+            return
+        present = known
+    document = {"numbers": dict(sorted(present.items())), **({"switched": True} if switched else {})}
+    files.replace(path, json.dumps(document, indent=1) + "\n")

@@ -135,7 +135,9 @@ def converge(goal: Goal, context: Context) -> Outcome:
 def _record(goal: Goal, state: NodeState, context: Context) -> None:
     files = context.observer.host.files
     if goal.with_rails:
-        record_numbers(files, RAILS, {rail.address: rail.number for rail in rails_of(state)})
+        rails = rails_of(state)
+        numbers = {rail.address: rail.number for rail in rails}
+        record_numbers(files, RAILS, numbers, switched=any(rail.is_switched for rail in rails))
     if goal.with_indices and not lost_indices(state.gpus.values(), state.gpus_on_record):
         record_numbers(files, GPUS, {one.uuid: one.index for one in state.gpus.values()})
 

@@ -13,7 +13,7 @@ from nodeagent.host.kernel_policy import PeerMemoryOwner, read_policy
 from nodeagent.host.link_facts import read_netdevs, read_rdma
 from nodeagent.host.loaded_options import read_options
 from nodeagent.host.module_facts import read_modules
-from nodeagent.host.numbering import read_numbers
+from nodeagent.host.numbering import read_numbers, read_switched
 from nodeagent.host.paths import GPUS, RAILS
 from nodeagent.host.pci_facts import read_groups, read_pci
 from nodeagent.host.ports import Host
@@ -99,6 +99,7 @@ class Observer:
             netdevs=netdevs,
             rdma=read_rdma(files, with_counters=False, with_roce=with_roce),
             rails=read_numbers(files, RAILS),
+            rails_switched=read_switched(files, RAILS),
             gpus_on_record=read_numbers(files, GPUS),
             rdma_netns_shared=read_netns_shared(files),
             majors=read_majors(files),

@@ -49,7 +49,7 @@ class NodeState:
     `iommu_groups` are all functions of a group by its number, read only for section sandbox.
     `offered` are the UUIDs of GPUs and the PCI addresses of functions that this agent offers to pods.
     `rails` are the numbers that NICs, by PCI address, had as rails when more of them were there; empty where the node
-    file does not go by rails.
+    file does not go by rails. `rails_switched` says that these shared PCIe switches with GPUs.
     `gpus_on_record` are the indices that GPUs, by UUID, had when all were there; empty where the node file names
     none by its index.
     `congestion` are those settings of RoCE's congestion control that the node file asks for, by PCI address.
@@ -69,6 +69,7 @@ class NodeState:
     addressing: Addressing = field(default_factory=Addressing)
     rdma: Mapping[str, RdmaDevice] = field(default_factory=lambda: MappingProxyType({}))
     rails: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    rails_switched: bool = False
     gpus_on_record: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     rdma_netns_shared: bool | None = None
     rdma_holders: Mapping[str, tuple[RdmaHolder, ...]] = field(default_factory=lambda: MappingProxyType({}))

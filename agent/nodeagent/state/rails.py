@@ -26,6 +26,11 @@ class Rail:
     gpus: tuple[str, ...]
     relation: Relation
 
+    @property
+    def is_switched(self) -> bool:
+        """Whether traffic to its GPUs stays below the CPU's root complex."""
+        return self.relation.distance <= SWITCHED
+
 
 def relation(one: PciFunction, other: PciFunction) -> Relation:
     """What lies between two functions, by the part of their paths that they have in common."""
@@ -81,12 +86,17 @@ def rails_of(state: NodeState) -> tuple[Rail, ...]:
     """
     nearest = {nic.address: _nearest_gpus(nic, gpus_of(state)) for nic in nics_of(state)}
     counted = _counted(nearest, gpus_of(state))
-    if not state.rails or any(rail.address not in state.rails for rail in counted):
+    kept = sorted((number, address) for address, number in state.rails.items() if address in nearest)
+    if not kept or any(rail.address not in state.rails for rail in counted if _may_join(rail, state)):
         return counted
     near = {rail.address: rail for rail in counted}
-    kept = sorted((number, address) for address, number in state.rails.items() if address in nearest)
     alone = (Rail(number, address, (), nearest[address][0]) for number, address in kept)
     return tuple(replace(near.get(rail.address, rail), number=rail.number) for rail in alone)
+
+
+def _may_join(rail: Rail, state: NodeState) -> bool:
+    """Not a NIC that only stands in for those behind switches, because every GPU there fell off the bus."""
+    return rail.is_switched or not state.rails_switched
 
 
 def _counted(nearest: Mapping[str, tuple[Relation, tuple[str, ...]]], gpus: Sequence[PciFunction]) -> tuple[Rail, ...]:
