@@ -147,9 +147,35 @@ def test_a_reload_that_was_broken_off_is_rolled_back_at_once(node: SimNode, mode
     outcome = node.converge(BASE + guard, told)
     assert _is(node)[2:] == (True, True)
     assert not any(line.startswith("act wait") for line in told.lines)
-    assert "the change was broken off; rolled back" in str(outcome.failures[0])
+    stands = "refused and not undone: unload module mlx5_core"  # what came back before the crash holds it
+    assert f"the change was broken off; not rolled back as a whole, {stands}; see guard" in str(outcome.failures[0])
     assert not _trial(node).exists()
     assert not node.journal.exists()
+
+
+def test_a_roll_back_that_is_refused_says_what_stands(node: SimNode) -> None:
+    """After a crash what came back holds the driver, so that the new options stay in force."""
+    guard = "guard: {changes: manual, seconds: 600}\n"
+    reload = BASE.replace("{mlx5_core: {}}", "{mlx5_core: {parameters: {prof_sel: 1}}}") + guard
+
+    def crash(_: Phase, step: Step) -> None:
+        if str(step).startswith("wait"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        node.converge(reload, Told(before=crash))
+    document = json.loads(_trial(node).read_text())
+    _trial(node).write_text(json.dumps({**document, "deadline": 0.0}))
+    outcome = node.converge(BASE + guard)
+    assert node.kernel.modules["mlx5_core"].parameters["prof_sel"] == "1"
+    changes = [str(one) for one in outcome.failures if one.phase is Phase.ACT]
+    assert changes
+    for text in changes:
+        assert (
+            "it was not confirmed in time; not rolled back as a whole, refused and not undone: unload module mlx5_c"
+            in text
+        )
+    assert any("undo unload module mlx5_core: held by" in str(one) for one in outcome.failures)
 
 
 def test_what_a_reboot_undid_is_forgotten_and_a_damaged_file_stops_everything(node: SimNode) -> None:

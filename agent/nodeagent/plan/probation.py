@@ -181,7 +181,8 @@ class Trial:
         self._host.files.remove(PROBATION)
         units = {step.unit: step for step in reversed(acts)}
         reason = reason or self._missing(probation)
-        missing = DeadlineError("change", probation.names, reason, "rolled back; see guard in the node file")
+        stands = _standing(failures)
+        missing = DeadlineError("change", probation.names, reason, f"{stands}; see guard in the node file")
         return (*(Failure(Phase.ACT, step, missing) for step in units.values()), *failures)
 
     def _missing(self, probation: Probation) -> str:
@@ -190,6 +191,13 @@ class Trial:
         gateways = ", ".join(via for one in probation.evidence for via in one.gateways)
         parts = "carrier and default route" + (f" and gateway {gateways}" if gateways else "")
         return f"{parts} were not there again in time"
+
+
+def _standing(refused: Sequence[Failure]) -> str:
+    """What became of the way back: a driver that something holds stays loaded, and nobody may take it for undone."""
+    if not refused:
+        return "rolled back"
+    return f"not rolled back as a whole, refused and not undone: {', '.join(str(one.step) for one in refused)}"
 
 
 def holds(host: Host, wanted: Evidence) -> bool:
