@@ -41,6 +41,17 @@ def test_a_module_that_does_not_exist_is_no_success(cli: Cli) -> None:
         assert "sets are nvidia, " in cli.err
 
 
+def test_a_slip_in_what_is_to_be_loaded_is_told_and_a_module_without_a_file_is_a_matter_of_packages(cli: Cli) -> None:
+    assert cli("modules", "load", "nvida") == 2
+    assert "module nvida: there is no such module or set; did you mean nvidia? " in cli.err
+    assert cli("modules", "load", "nvidia", "rdam", "--dry-run") == 2
+    assert "did you mean rdma? " in cli.err
+    assert cli("modules", "load", "irdma", "--dry-run") == 0, "of the table, and without a file here"
+    assert "module irdma: no file for kernel " in cli.out
+    assert cli("modules", "load", "zzz") == 3
+    assert "module zzz: no file for kernel " in cli.out
+
+
 def test_what_is_not_loaded_need_not_be_unloaded_and_no_file_is_spoken_of(cli: Cli) -> None:
     assert cli("modules", "unload", "nouveau") == 0
     assert cli.out.endswith("nothing to do, the modules are as asked\nnote: module nouveau is not loaded\n")

@@ -77,8 +77,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 def run_change(arguments: argparse.Namespace) -> int:
     target = target_of(arguments)
     spec = _spec(arguments, target)
-    if arguments.operation != "load":
-        _refuse_unknown(arguments.names, target)
+    _refuse_unknown(arguments.names, target, may_lack=arguments.operation == "load")
     goal = _goal(arguments, spec, agents_nvml(target) if arguments.dry_run else ())
     if arguments.dry_run:
         with target.observer(spec.loop.nvml_deadline_seconds) as observer:
@@ -93,20 +92,25 @@ def run_change(arguments: argparse.Namespace) -> int:
         return carry_out(goal, observer, arguments, lambda goal, context: once(goal, proof, context))
 
 
-def _refuse_unknown(names: Sequence[str], target: Target) -> None:
-    """UsageError for a name that is no set, is not loaded and has no file: it is a slip then."""
+def _refuse_unknown(names: Sequence[str], target: Target, *, may_lack: bool) -> None:
+    """UsageError for a name that is no set, is not loaded and has no file: it is a slip then.
+
+    With `may_lack` only where a near name is known: the plan says which package a module without a file comes from.
+    """
     with target.observer() as observer:
         host = observer.host
         loaded = read_modules(host.files)
-        known = {*ModuleSet, *loaded}
+        ours = dict.fromkeys(UNLOAD_ORDER)
+        known = {*ModuleSet, *loaded, *(ours if may_lack else ())}
         unknown = [name for name in names if canonical(name) not in known and not host.kmod.lookup(name)]
-    if unknown:
-        meant = nearest(canonical(unknown[0]), {*known, *UNLOAD_ORDER})
-        ours = [name for name in dict.fromkeys(UNLOAD_ORDER) if name in loaded]
-        there = ", ".join(ours or sorted(loaded)) or "none"
+    slips = {name: nearest(canonical(name), {*known, *ours}) for name in unknown}
+    refused = [name for name, meant in slips.items() if meant or not may_lack]
+    if refused:
+        meant = slips[refused[0]]
+        there = ", ".join([one for one in ours if one in loaded] or sorted(loaded)) or "none"
         advice = f"did you mean {meant}? " if meant else ""
         raise UsageError(
-            f"module {unknown[0]}: there is no such module or set; {advice}loaded are {there}; "
+            f"module {refused[0]}: there is no such module or set; {advice}loaded are {there}; "
             f"sets are {', '.join(ModuleSet)}"
         )
 
