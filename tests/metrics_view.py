@@ -85,6 +85,13 @@ def gpu(index: int, **more) -> Gpu:
             "pci_address": f"0000:{index + 2:02x}:00.0",
             "product": "NVIDIA H100 80GB HBM3",
             "memory_total_bytes": 80 * GIB,
+            "vbios": "96.00.74",
+            "inforom": "G520.0200.00.04",
+            "inforom_oem": "2.1",
+            "inforom_ecc": "7.16",
+            "nvml_version": "12.550.90.07",
+            "serial": f"156{index + 1:010d}",
+            "brand": 14,
         }
         | more
     )

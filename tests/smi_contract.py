@@ -92,8 +92,8 @@ BY_INSTANCE = ("memory.used", "memory.free", "memory.reserved")
 
 
 def identity(pair: Pair) -> None:
-    """Index, UUID, PCI address, product, memory, MIG modes and firmware of every GPU."""
-    fields = ("index", "uuid", "pci.bus_id", "name", "memory.total", "mig.mode.current", "mig.mode.pending")
+    """Index, UUID, PCI address, product, serial number, memory and MIG modes of every GPU."""
+    fields = ("index", "uuid", "pci.bus_id", "name", "serial", "memory.total", "mig.mode.current", "mig.mode.pending")
     rows = pair.query("gpu", *fields)
     ours = [
         {
@@ -101,6 +101,7 @@ def identity(pair: Pair) -> None:
             "uuid": one["uuid"],
             "pci.bus_id": f"0000{one['pciAddress']}".upper(),
             "name": one["product"],
+            "serial": one["serial"] or "[N/A]",
             "memory.total": str(one["memoryTotalBytes"] >> 20),
             "mig.mode.current": _mode(one["migMode"]),
             "mig.mode.pending": _mode(one["pendingMigMode"]),

@@ -17,21 +17,22 @@ GPU_VALUE(nvmlDeviceGetPcieSpeed, unsigned int, lane_mbps(&c.gpu->board))
 GPU_VALUE(nvmlDeviceGetIrqNum, unsigned int, 100 + c.gpu->board.minor)
 GPU_VALUE(nvmlDeviceGetVirtualizationMode, nvmlGpuVirtualizationMode_t, NVML_GPU_VIRTUALIZATION_MODE_NONE)
 GPU_VALUE(nvmlDeviceGetInforomConfigurationChecksum, unsigned int, 0x51a7ed00)
-GPU_TEXT(nvmlDeviceGetInforomImageVersion, "G500.0200.00.03")
+GPU_TEXT(nvmlDeviceGetInforomImageVersion, c.gpu->board.inforom_image)
 
 nvmlReturn_t nvmlDeviceGetInforomVersion(nvmlDevice_t device, nvmlInforomObject_t object, char *version, unsigned int length)
 {
-	static const char *const versions[] = { "2.0", "6.16", "" };
 	struct call c;
+	const char *versions[NVML_INFOROM_POWER + 1];
 	nvmlReturn_t result = call_gpu(&c, device, __func__);
 
 	if (result)
 		return result;
 	if (object > NVML_INFOROM_POWER)
 		return call_end(&c, NVML_ERROR_INVALID_ARGUMENT);
-	if (!*versions[object])
-		return call_end(&c, NVML_ERROR_NOT_SUPPORTED);
-	return call_end(&c, copy_out(version, length, versions[object]));
+	versions[NVML_INFOROM_OEM] = c.gpu->board.inforom_oem;
+	versions[NVML_INFOROM_ECC] = c.gpu->board.inforom_ecc;
+	versions[NVML_INFOROM_POWER] = c.gpu->board.inforom_power;
+	return call_end(&c, copy_known(version, length, versions[object]));
 }
 
 nvmlReturn_t nvmlDeviceValidateInforom(nvmlDevice_t device)

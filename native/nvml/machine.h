@@ -52,6 +52,7 @@ struct gi_profile {
 /* What does not change while the machine exists. Every number is uint64_t so that the controller can set it by name. */
 struct board {
 	char name[TEXT], uuid[TEXT], serial[TEXT], part_number[TEXT], vbios[TEXT], pci_address[TEXT];
+	char inforom_image[TEXT], inforom_oem[TEXT], inforom_ecc[TEXT], inforom_power[TEXT];
 	char root_bus[TEXT], pci_switch[TEXT]; /* where the GPU hangs: GPUs below one of them have it in common */
 	uint64_t minor, pci_device_id, pci_subsystem_id, architecture, brand, compute_major, compute_minor;
 	uint64_t memory_mib, reserved_mib, bar1_mib, cores, bus_width_bits;

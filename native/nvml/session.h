@@ -40,6 +40,12 @@ int session_client(void);
 /* Copy text into the caller's buffer as NVML does. */
 nvmlReturn_t copy_out(char *buffer, unsigned int length, const char *text);
 
+/* The same of a text that boards may lack: there it is empty. */
+static inline nvmlReturn_t copy_known(char *buffer, unsigned int length, const char *text)
+{
+	return *text ? copy_out(buffer, length, text) : NVML_ERROR_NOT_SUPPORTED;
+}
+
 /* An NVML function that returns one value of a GPU. */
 #define GPU_VALUE(function, type, expression)                                     \
 	nvmlReturn_t function(nvmlDevice_t device, type *value)                   \
@@ -55,14 +61,14 @@ nvmlReturn_t copy_out(char *buffer, unsigned int length, const char *text);
 		return call_end(&c, NVML_SUCCESS);                                \
 	}
 
-/* An NVML function that returns one text of a GPU. */
+/* An NVML function that returns one text of a GPU, which the board may lack. */
 #define GPU_TEXT(function, expression)                                                  \
 	nvmlReturn_t function(nvmlDevice_t device, char *text, unsigned int length)     \
 	{                                                                               \
 		struct call c;                                                          \
 		nvmlReturn_t result = call_gpu(&c, device, #function);                  \
                                                                                         \
-		return result ? result : call_end(&c, copy_out(text, length, expression)); \
+		return result ? result : call_end(&c, copy_known(text, length, expression)); \
 	}
 
 #endif

@@ -275,7 +275,11 @@ def test_limits_of_temperature(client):
 
 def test_facts(client):
     assert client("[nvmlDeviceGetPcieSpeed(g0), nvmlDeviceGetPcieLinkMaxSpeed(g2)]") == [16000, 5]
-    assert client("nvmlDeviceGetInforomVersion(g0, NVML_INFOROM_ECC)") == "6.16"
+    assert client("[nvmlDeviceGetInforomVersion(g0, number) for number in (0, 1)]") == ["2.0", "6.16"]
+    assert client("[nvmlDeviceGetInforomVersion(g2, number) for number in (0, 1)]") == ["2.1", "7.16"]
+    assert client("nvmlDeviceGetInforomVersion(g0, NVML_INFOROM_POWER)") == UNSUPPORTED
+    assert client("[nvmlDeviceGetInforomImageVersion(g) for g in (g0, g2)]") == ["G506.0210.00.04", "G520.0200.00.04"]
+    assert client("nvmlDeviceGetBrand(g0) == NVML_BRAND_NVIDIA") is True
     assert client("nvmlDeviceGetGspFirmwareVersion(g0).decode()") == "580.95.05"
     assert client("nvmlSystemGetDriverBranch().branch") == "r580_00"
     assert client("nvmlSystemGetConfComputeState().ccFeature") == 0

@@ -17,6 +17,7 @@ import pytest
 
 from nodeagent.errors import BusyError, DeniedError, GoneError, UnsupportedError
 from nodeagent.host.nvml import InProcessNvml
+from nodeagent.host.nvml_errors import CORRUPTED_INFOROM, NOT_SUPPORTED
 from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
@@ -114,6 +115,30 @@ def test_gpus_are_as_the_machine_has_them(nvml, machine):
     assert {(g.mig_mode, g.pending_mig_mode) for g in gpus} == {(MigMode.DISABLED, MigMode.DISABLED)}
     assert all(g.memory_total_bytes > 39 * 2**30 for g in gpus)
     assert all(g.instances == () and g.pids == () for g in gpus)
+
+
+def test_boards_say_what_they_are_and_what_firmware_they_have(nvml, machine):
+    """Serial numbers differ; these boards have no power management object."""
+    read = [gpu(nvml, found.uuid) for found in machine.gpus]
+    assert [(g.inforom, g.inforom_oem, g.inforom_ecc, g.inforom_power) for g in read[1:]] == [
+        ("G506.0200.00.04", "2.0", "6.16", ""),
+        ("G520.0200.00.04", "2.1", "7.16", ""),
+    ]
+    assert {(g.brand, g.nvml_version) for g in read} == {(14, "12.550.90.07")}
+    assert len({g.serial for g in read}) == 3
+    assert all(g.serial.isdigit() for g in read)
+
+
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, CORRUPTED_INFOROM])
+def test_what_a_board_does_not_tell_of_itself_costs_nothing_else(nvml, machine, code):
+    """A corrupt InfoROM is no reason to lose sight of the GPU."""
+    for function in ("Serial", "Brand", "InforomVersion", "InforomImageVersion"):
+        if function != "Brand" or code == NOT_SUPPORTED:
+            machine.fail(uuid(machine, 2), f"nvmlDeviceGet{function}", code, 1000)
+    found = gpu(nvml, uuid(machine, 2))
+    assert (found.serial, found.inforom, found.inforom_oem, found.inforom_ecc) == ("", "", "", "")
+    assert found.brand == (None if code == NOT_SUPPORTED else 14)
+    assert found.vbios == "96.00.68.00.01"
 
 
 def test_profiles_have_the_names_ids_and_placements_of_the_driver(nvml, machine):

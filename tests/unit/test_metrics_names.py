@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from metrics_view import FACTS, FIELDS, GIB, SAMPLE, full_view
 from nodeagent.metrics.dcgm import DCGM_METRICS
+from nodeagent.metrics.dcgm_labels import LABEL_ROWS
 from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
 from nodeagent.metrics.exposition import extended, plain_text
 from nodeagent.metrics.options import DcgmNames, Options
@@ -168,14 +169,51 @@ def test_what_was_proved_is_told_by_the_operators_names(outcome, ready):
         assert value(view, proved) == 1790000000.0
 
 
-def test_firmware_is_a_label_where_the_list_asks_for_it():
-    families = frozenset({"DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_VBIOS_VERSION", "DCGM_FI_DEV_INFOROM_IMAGE_VER"})
-    view = full_view(Options(families=families))
-    gpus = {uuid: replace(gpu, vbios="96.00.74", inforom="G520.0280") for uuid, gpu in view.node.gpus.items()}
-    seen = replace(view, node=replace(view.node, gpus=gpus))
-    wanted = {"DCGM_FI_DEV_VBIOS_VERSION": "96.00.74", "DCGM_FI_DEV_INFOROM_IMAGE_VER": "G520.0280"}
-    assert value(seen, "DCGM_FI_DEV_GPU_TEMP", gpu="0", **wanted) == 61
-    assert not set(wanted) & names(seen)
+LABELS = {
+    "DCGM_FI_DEV_BRAND": "NVIDIA",
+    "DCGM_FI_DEV_ECC_INFOROM_VER": "7.16",
+    "DCGM_FI_DEV_INFOROM_IMAGE_VER": "G520.0200.00.04",
+    "DCGM_FI_DEV_OEM_INFOROM_VER": "2.1",
+    "DCGM_FI_DEV_SERIAL": "1560000000001",
+    "DCGM_FI_DEV_VBIOS_VERSION": "96.00.74",
+    "DCGM_FI_DRIVER_VERSION": "550.90.07",
+    "DCGM_FI_NVML_VERSION": "12.550.90.07",
+}  # in dcgm-exporter's order, by name; power management is an object that these boards do not have
+
+
+def temperature_line(*names: str, **gpu: object) -> str:
+    """GPU 0's, from the host's name on, with a list of counters that asks for these."""
+    view = full_view(Options(families=frozenset({"DCGM_FI_DEV_GPU_TEMP", *names})))
+    first = replace(view.node.gpus["GPU-0"], **gpu)
+    seen = replace(view, node=replace(view.node, gpus=view.node.gpus | {"GPU-0": first}))
+    lines = plain_text(blocks(seen)).decode().splitlines()
+    (line,) = (line for line in lines if line.startswith('DCGM_FI_DEV_GPU_TEMP{gpu="0"'))
+    assert not any(line.startswith(names) for line in lines if line[0] != "#"), "they are no families"
+    return line.partition(',Hostname="node1"')[2].partition(",container=")[0]
+
+
+def test_rows_of_type_label_are_labels_of_every_line_in_dcgm_exporters_order():
+    shown = temperature_line(*LABELS, "DCGM_FI_DEV_POWER_INFOROM_VER")
+    assert shown == "".join(f',{name}="{text}"' for name, text in LABELS.items())
+    assert temperature_line("DCGM_FI_DEV_POWER_INFOROM_VER", inforom_power="1.0").endswith('_VER="1.0"')
+
+
+def test_the_newer_name_of_a_row_is_the_labels_name():
+    for row in LABEL_ROWS:
+        old, new = temperature_line(row.name), temperature_line(row.new_name)
+        assert old.replace(row.name, row.new_name) == new
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(2, "Tesla"), (13, "NVIDIA RTX"), (5, "GeForce"), (0, "Unknown"), (19, "Unknown")]
+)
+def test_brands_have_dcgms_words(number, word):
+    assert temperature_line("DCGM_FI_DEV_BRAND", brand=number) == f',DCGM_FI_DEV_BRAND="{word}"'
+
+
+def test_what_a_gpu_does_not_tell_is_no_label():
+    nothing = {"serial": "", "brand": None, "inforom": "", "inforom_oem": "", "inforom_ecc": "", "vbios": ""}
+    assert temperature_line(*set(LABELS) - {"DCGM_FI_DRIVER_VERSION"}, **nothing, nvml_version="") == ""
 
 
 def test_access_between_gpus_over_nvlink():

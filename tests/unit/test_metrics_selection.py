@@ -25,14 +25,20 @@ DCGM_FI_DEV_DEC_UTIL ,     gauge, Decoder utilization (in %).
   DCGM_FI_DRIVER_VERSION, label, Driver Version
 # DCGM_FI_DEV_FB_USED, gauge, Framebuffer memory used (in MiB).
 DCGM_FI_DEV_VGPU_LICENSE_STATUS, gauge, vGPU License status
+DCGM_FI_DEV_SERIAL, label, Device Serial Number
+DCGM_FI_DEV_PSTATE, label, a number
 """
 
 
 def test_a_list_is_read_as_dcgm_exporter_does():
     found = parse_counters(LIST, "c.csv")
-    assert found.families == {"DCGM_FI_DEV_SM_CLOCK", "DCGM_FI_DEV_DEC_UTIL", "DCGM_FI_DRIVER_VERSION"}
+    assert found.families == {
+        *("DCGM_FI_DEV_SM_CLOCK", "DCGM_FI_DEV_DEC_UTIL", "DCGM_FI_DEV_PSTATE"),
+        *("DCGM_FI_DRIVER_VERSION", "DCGM_FI_DEV_SERIAL"),
+    }
     assert found.warnings == (
         "c.csv:8: DCGM_FI_DEV_VGPU_LICENSE_STATUS is not something NVML can give; it is left out",
+        "c.csv:10: DCGM_FI_DEV_PSTATE cannot be a label; it is shown as a family",
     )
 
 

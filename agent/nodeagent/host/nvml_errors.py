@@ -23,6 +23,7 @@ NO_PERMISSION = 4
 NOT_FOUND = 6
 TIMEOUT = 10
 FUNCTION_NOT_FOUND = 13
+CORRUPTED_INFOROM = 14
 GPU_IS_LOST = 15
 RESET_REQUIRED = 16
 IN_USE = 19
@@ -57,7 +58,7 @@ MEANINGS: dict[int, Meaning] = {
         GoneError, "libnvidia-ml.so.1 was not found", "install the user-space libraries of the loaded driver version"
     ),
     FUNCTION_NOT_FOUND: Meaning(UnsupportedError, "the NVML library lacks this function", "a newer driver has it"),
-    14: Meaning(HostError, "the InfoROM is corrupt", "have the board serviced"),
+    CORRUPTED_INFOROM: Meaning(HostError, "the InfoROM is corrupt", "have the board serviced"),
     15: Meaning(GoneError, "the gpu is lost: it fell off the bus", "power-cycle the node; look for Xid 79"),
     RESET_REQUIRED: Meaning(UnsupportedError, "the gpu needs a reset", "reset it once it is idle, or reboot"),
     17: Meaning(DeniedError, "blocked by the operating system", "allow the NVIDIA device nodes in the device cgroup"),

@@ -253,9 +253,33 @@ def read_gpu(handle: Any, index: int) -> Gpu:
         compute_capability=optional(pynvml.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0),
         cuda_version=_cuda_version(),
         fabric=_fabric(handle),
-        vbios=optional(pynvml.nvmlDeviceGetVbiosVersion, handle) or "",
-        inforom=optional(pynvml.nvmlDeviceGetInforomImageVersion, handle) or "",
+        **_board(handle),
     )
+
+
+def _board(handle: Any) -> dict[str, Any]:
+    """What is told of the board and its firmware; what it lacks, or an InfoROM that is corrupt, is left out."""
+    objects = pynvml.nvmlDeviceGetInforomVersion
+    found = {
+        "vbios": _text(pynvml.nvmlDeviceGetVbiosVersion, handle),
+        "inforom": _text(pynvml.nvmlDeviceGetInforomImageVersion, handle),
+        "inforom_oem": _text(objects, handle, pynvml.NVML_INFOROM_OEM),
+        "inforom_ecc": _text(objects, handle, pynvml.NVML_INFOROM_ECC),
+        "inforom_power": _text(objects, handle, pynvml.NVML_INFOROM_POWER),
+        "nvml_version": _text(pynvml.nvmlSystemGetNVMLVersion),
+        "serial": _text(pynvml.nvmlDeviceGetSerial, handle),
+    }
+    return found | {"brand": optional(pynvml.nvmlDeviceGetBrand, handle)}
+
+
+def _text(read: Callable[..., Any], *arguments: Any) -> str:
+    """For display only: what cannot be read of it must not cost the GPU."""
+    try:
+        return optional(read, *arguments) or ""
+    except pynvml.NVMLError as error:
+        if error.value != nvml_errors.CORRUPTED_INFOROM:
+            raise
+        return ""
 
 
 def _mig_profiles(handle: Any) -> tuple[MigProfile, ...]:

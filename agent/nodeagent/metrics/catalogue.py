@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nodeagent.metrics.dcgm import DCGM_METRICS, DRIVER_LABEL, FIRMWARE_LABELS, GpuMetric, Shown
+from nodeagent.metrics.dcgm import DCGM_METRICS, GpuMetric, Shown
 from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
-from nodeagent.metrics.dcgm_renamed import NEW_DRIVER_LABEL, RENAMED_METRICS
+from nodeagent.metrics.dcgm_labels import LABEL_NAMES
+from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
 from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
 from nodeagent.metrics.health_metrics import HEALTH_FAMILIES
 from nodeagent.metrics.netdev_metrics import driver_statistics
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
 _ALL_METRICS = tuple({metric.name: metric for metric in (*DCGM_METRICS, *RENAMED_METRICS)}.values())
 KNOWN_FAMILIES = frozenset(
-    {metric.name for metric in _ALL_METRICS}
-    | {family.name for family, _ in COMPUTED_FAMILIES}
-    | {DRIVER_LABEL, NEW_DRIVER_LABEL, *FIRMWARE_LABELS}
+    {metric.name for metric in _ALL_METRICS} | {family.name for family, _ in COMPUTED_FAMILIES} | LABEL_NAMES
 )
 _TABLES = {DcgmNames.OLD: DCGM_METRICS, DcgmNames.NEW: RENAMED_METRICS, DcgmNames.BOTH: _ALL_METRICS}
 _USUAL = {

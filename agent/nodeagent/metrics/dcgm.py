@@ -7,22 +7,11 @@ Sources: NVIDIA/dcgm-exporter etc/default-counters.csv and etc/dcp-metrics-inclu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 
 from nodeagent.metrics.exposition import Family, Kind
 from nodeagent.metrics.sources import Conversion, Counted, Field, Getter, Gpm, Source
-from nodeagent.state.gpu import Gpu
-
-DRIVER_LABEL = "DCGM_FI_DRIVER_VERSION"
-"""A row of the lists that is no family: it puts the driver's version on every line."""
-
-FIRMWARE_LABELS: Mapping[str, Callable[[Gpu], str]] = MappingProxyType(
-    {"DCGM_FI_DEV_VBIOS_VERSION": lambda gpu: gpu.vbios, "DCGM_FI_DEV_INFOROM_IMAGE_VER": lambda gpu: gpu.inforom}
-)
-"""More such rows, commented out in the lists."""
 
 
 class Shown(StrEnum):

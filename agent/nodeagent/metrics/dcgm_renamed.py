@@ -14,8 +14,6 @@ from typing import NamedTuple
 from nodeagent.metrics.dcgm import DCGM_METRICS, GpuMetric
 from nodeagent.metrics.sources import Conversion
 
-NEW_DRIVER_LABEL = "DCGM_FI_SYSTEM_DRIVER_VERSION"
-
 
 class _Unit(NamedTuple):
     unit: str

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nodeagent.metrics.dcgm import DCGM_METRICS
 from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
+from nodeagent.metrics.dcgm_labels import DRIVER_LABEL, LABEL_ROWS, NEW_DRIVER_LABEL
 from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
 from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
 from nodeagent.metrics.health_metrics import HEALTH_FAMILIES
@@ -42,6 +43,7 @@ def catalogue_tables() -> str:
     parts = [
         f"## GPUs, in DCGM's names until 4.8\n\n{_dcgm_table(DCGM_METRICS)}",
         f"## GPUs, in DCGM's names from 4.9 on, where they differ\n\n{_dcgm_table(_only_new())}",
+        f"## Labels that a list of counters may ask for\n\n{_label_table()}",
         f"## Computed, as dcgm-exporter does on request\n\n{_table(_families(COMPUTED_FAMILIES))}",
     ]
     parts += [f"## {title}\n\n{_table(families)}" for title, families in groups]
@@ -67,6 +69,15 @@ def _dcgm_table(metrics: Iterable[GpuMetric]) -> str:
         place = "instance" if metric.source.on_instances else "GPU"
         cells = (metric.name, str(metric.field_id), metric.kind.value, metric.unit, str(metric.source), conversion)
         lines.append(f"| {' | '.join((*cells, place, metric.shown.value))} |")
+    return "\n".join(lines)
+
+
+def _label_table() -> str:
+    lines = ["| row of type label | the same from 4.9 on | id | source |", "|---|---|---|---|"]
+    lines.append(f"| {DRIVER_LABEL} (default) | {NEW_DRIVER_LABEL} | 1 | the loaded driver |")
+    for row in LABEL_ROWS:
+        new = "" if row.new_name == row.name else row.new_name
+        lines.append(f"| {row.name} | {new} | {row.field_id} | {row.source} |")
     return "\n".join(lines)
 
 

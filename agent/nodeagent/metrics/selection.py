@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nodeagent.errors import HostError
 from nodeagent.metrics.catalogue import KNOWN_FAMILIES
+from nodeagent.metrics.dcgm_labels import LABEL_NAMES
 
 _TYPES = ("gauge", "counter", "histogram", "summary", "label")
 _CELLS = 3
@@ -30,15 +31,17 @@ def parse_counters(text: str, file: str) -> Selection:
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
-        name = _row(stripped, f"{file}:{number}")
-        if name in KNOWN_FAMILIES:
-            chosen.add(name)
-        else:
+        name, kind = _row(stripped, f"{file}:{number}")
+        if name not in KNOWN_FAMILIES:
             warnings.append(f"{file}:{number}: {name} is not something NVML can give; it is left out")
+            continue
+        chosen.add(name)
+        if kind == "label" and name not in LABEL_NAMES:
+            warnings.append(f"{file}:{number}: {name} cannot be a label; it is shown as a family")
     return Selection(frozenset(chosen), tuple(warnings))
 
 
-def _row(line: str, place: str) -> str:
+def _row(line: str, place: str) -> tuple[str, str]:
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != _CELLS:
         wanted = "a row is FIELD, TYPE, HELP, and HELP may hold no comma"
@@ -46,4 +49,4 @@ def _row(line: str, place: str) -> str:
     name, kind, _ = cells
     if kind not in _TYPES:
         raise HostError("read", place, f"{kind or 'nothing'} is not a type", f"valid are {', '.join(_TYPES)}")
-    return name
+    return name, kind

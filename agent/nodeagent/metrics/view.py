@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from nodeagent.metrics.attribution import Device, user_labels
-from nodeagent.metrics.dcgm import DRIVER_LABEL, FIRMWARE_LABELS
-from nodeagent.metrics.dcgm_renamed import NEW_DRIVER_LABEL
+from nodeagent.metrics.dcgm_labels import DRIVER_LABEL, NEW_DRIVER_LABEL, version_labels
 from nodeagent.metrics.exposition import labels
 from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.tally import NO_TALLY, GpuTally
@@ -97,21 +96,17 @@ class View:
         driver = self.node.driver
         if self.options.host_label is not HostLabel.NONE:
             pairs[self.options.host_label.value] = self.agent.hostname
-        for name in self._driver_labels:
-            pairs[name] = driver.version if driver else ""
-        for name, read in FIRMWARE_LABELS.items():
-            if name in (self.options.families or ()):
-                pairs[name] = read(gpu)
+        pairs |= version_labels(gpu, driver.version if driver else "", self._version_labels)
         return labels(**pairs, **user_labels(device, self.node.processes, self.jobs, self.pods))
 
     @cached_property
-    def _driver_labels(self) -> tuple[str, ...]:
-        """The label of the driver's version has two names, as families do."""
+    def _version_labels(self) -> frozenset[str]:
+        """What a list asks for; else the driver's version, whose label has two names as families do."""
         families, names = self.options.families, self.options.dcgm_names
         both = {DcgmNames.OLD: DRIVER_LABEL, DcgmNames.NEW: NEW_DRIVER_LABEL}
         if families is not None:
-            return tuple(label for label in both.values() if label in families)
-        return tuple(both.values()) if names is DcgmNames.BOTH else (both[names],)
+            return families
+        return frozenset(both.values() if names is DcgmNames.BOTH else (both[names],))
 
     @cached_property
     def rails(self) -> Mapping[str, RailLabels]:

@@ -44,6 +44,7 @@ def _gpu(found: Gpu, graph: Graph) -> dict[str, Any]:
         "uuid": found.uuid,
         "pciAddress": found.pci_address,
         "product": found.product,
+        "serial": found.serial or None,
         "memoryTotalBytes": found.memory_total_bytes,
         "migMode": found.mig_mode.value,
         "pendingMigMode": found.pending_mig_mode.value,

@@ -101,6 +101,9 @@ class Board:
     sm_per_slice: int
     profiles: tuple[GpuInstanceProfile, ...]
     brand: int = BRAND_NVIDIA
+    inforom_oem: str = "2.1"
+    inforom_ecc: str = "7.16"
+    inforom_power: str = ""
     pcie_width: int = 16
     fans: int = 0
     temperature_idle_c: int = 30
@@ -117,6 +120,12 @@ class Board:
     @property
     def power_default_mw(self) -> int:
         return self.power_max_mw
+
+    @property
+    def inforom_image(self) -> str:
+        """In the form of real ones: the number of the board and its variant, `G506.0200.00.04` of a 692-2G506-0200."""
+        _, board, variant, *_ = self.part_number.split("-")
+        return f"{board[1:]}.{variant}.00.04"
 
 
 _EIGHTHS, _EIGHTHS_TRIED = (0, 1, 2, 3, 4, 5, 6), (6, 4, 5, 0, 1, 2, 3)

@@ -349,6 +349,7 @@ class Machine:
 
     def _set_board(self, at: int, board: Board) -> None:
         self._set_number(at, "power_default_mw", board.power_default_mw)
+        self._set_text(at, "inforom_image", board.inforom_image)
         for field in fields(board):
             value = getattr(board, field.name)
             if isinstance(value, str):

@@ -110,7 +110,9 @@ class Gpu:
     driver was asked for the pending MIG mode and said that it cannot reset this GPU (SetMigMode, RESET_REQUIRED).
     `pci_device_id` and `pci_subsystem_id` are as NVML packs them: device above vendor, 0x20b010de. `compute_capability`
     is (major, minor), `cuda_version` what the driver supports at most, as (major, minor). `fabric` names the NVLink
-    fabric the GPU has joined, as CLUSTERUUID.CLIQUE. `vbios` and `inforom` are firmware versions, "" for unknown.
+    fabric the GPU has joined, as CLUSTERUUID.CLIQUE. `vbios` and `inforom` are firmware versions, "" for unknown;
+    `inforom_oem`, `inforom_ecc` and `inforom_power` those of the InfoROM's objects, `nvml_version` the library's, and
+    `serial` the number on the board, "" where it has none. `brand` is NVML_BRAND_*, None for unknown.
     """
 
     uuid: str
@@ -133,6 +135,12 @@ class Gpu:
     fabric: str = ""
     vbios: str = ""
     inforom: str = ""
+    inforom_oem: str = ""
+    inforom_ecc: str = ""
+    inforom_power: str = ""
+    nvml_version: str = ""
+    serial: str = ""
+    brand: int | None = None
 
 
 @dataclass(frozen=True)
