@@ -149,7 +149,7 @@ def test_the_operators_names():
     well = replace(broken, agent=replace(FACTS, gpu_faults=()))
     assert value(well, "gpu_operator_node_driver_ready", node="node1") == 1
     assert value(well, "gpu_operator_node_driver_validation_last_success_ts_seconds") == FACTS.telemetry_seconds
-    assert value(well, "gpu_operator_nvidia_pci_devices_total") == 4
+    assert value(well, "gpu_operator_nvidia_pci_devices_total") == 2
     assert not {name for name in names(full_view()) if name.startswith("gpu_operator")}
     assert "gpu_operator_node_toolkit_ready" not in names(well), "not known is not 0"
     assert value(well, "gpu_operator_node_plugin_ready") == 1, "the kubelet has devices"
