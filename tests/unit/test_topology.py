@@ -233,6 +233,24 @@ def test_small_reads_strict_ordering_and_a_translating_iommu_are_found() -> None
     ]
 
 
+def test_relaxed_ordering_below_a_root_port_that_gets_it_wrong_is_found_where_it_is_on() -> None:
+    port = node_of("0000:00:01.0", config=replace(GOOD, kind=PortKind.ROOT_PORT, ids="8086:6f02"))
+    assert texts(state(NIC0), port, node_of(NIC0, config=replace(GOOD, relaxed_ordering=False))) == []
+    (found,) = texts(state(NIC0), port, node_of(NIC0, config=GOOD))
+    assert found == (
+        "nic 0000:05:00.0: relaxed ordering is on, and root port 0000:00:01.0 above it gets it wrong; "
+        "data may arrive late or out of order; set pcie.relaxed_ordering to false"
+    )
+
+
+def test_a_nic_that_does_not_answer_is_no_question_of_rights() -> None:
+    found = texts(state(NIC0, NIC1), node_of(NIC0, silent=True))
+    assert [line.split(";")[0] for line in found] == [
+        "nic 0000:05:00.0: it does not answer: its configuration space reads as all ones",
+        "nic 0000:06:00.0: its configuration space cannot be read",
+    ]
+
+
 def test_shared_and_unequal_rails_are_found() -> None:
     ports = [
         RdmaDevice(f"mlx5_{number}", "g", one.address, ports=(RdmaPort(1, "ACTIVE", "Ethernet", rate=rate),))

@@ -28,6 +28,11 @@ KINDS: Mapping[int, PortKind] = {
 }
 
 
+def is_silent(data: bytes) -> bool:
+    """Whether this is what a function that fell off the bus reads as: all ones, which no function's vendor id is."""
+    return data[:4] == b"\xff" * 4
+
+
 def parse_config(data: bytes) -> PcieConfig | None:
     """The facts of a configuration space; None for a function without PCI Express, or when it was cut off.
 

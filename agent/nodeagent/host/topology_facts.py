@@ -10,10 +10,10 @@ from collections.abc import Iterable
 
 from nodeagent.errors import HostError
 from nodeagent.host.paths import SYS_IOMMU_GROUPS, SYS_PCI_DEVICES
-from nodeagent.host.pci_config import CONFIG_BYTES, parse_config
+from nodeagent.host.pci_config import CONFIG_BYTES, is_silent, parse_config
 from nodeagent.host.ports import Files
 from nodeagent.state.network import PciFunction
-from nodeagent.state.topology import PcieConfig, PcieLink, PcieNode, Topology
+from nodeagent.state.topology import PcieLink, PcieNode, Topology
 
 SPEED = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?) GT/s")
 
@@ -27,11 +27,13 @@ def read_topology(files: Files, functions: Iterable[PciFunction]) -> Topology:
 def _read_node(files: Files, address: str) -> PcieNode:
     directory = f"{SYS_PCI_DEVICES}/{address}"
     group = files.target(f"{directory}/iommu_group")
+    space = _read_space(files, directory)
     return PcieNode(
         address=address,
         link=read_link(files, address),
-        config=_read_config(files, directory),
+        config=parse_config(space),
         iommu_type=(files.read_optional(f"{SYS_IOMMU_GROUPS}/{group}/type") or "").strip() if group else "",
+        silent=is_silent(space),
     )
 
 
@@ -49,16 +51,16 @@ def read_link(files: Files, address: str) -> PcieLink:
 def is_gone(files: Files, address: str) -> bool:
     """Whether a function that sysfs still shows does not answer: its configuration space reads as all ones."""
     try:
-        return files.read_bytes(f"{SYS_PCI_DEVICES}/{address}/config", 4) == b"\xff" * 4
+        return is_silent(files.read_bytes(f"{SYS_PCI_DEVICES}/{address}/config", 4))
     except HostError:
         return False  # it left sysfs, or we may not look; the bus says the rest
 
 
-def _read_config(files: Files, directory: str) -> PcieConfig | None:
+def _read_space(files: Files, directory: str) -> bytes:
     try:
-        return parse_config(files.read_bytes(f"{directory}/config", CONFIG_BYTES))
+        return files.read_bytes(f"{directory}/config", CONFIG_BYTES)
     except HostError:  # a function that is going, or a container without the right: a topology without it is still one
-        return None
+        return b""
 
 
 def parse_speed(text: str | None) -> float:

@@ -1,7 +1,7 @@
 """Section `pcie`: read request size and relaxed ordering of NICs, ACS redirect on bridges between a GPU and a NIC.
 
-Sources: PCI Express Base Specification 5.0, 7.5.3.4 (Device Control) and 7.7.11 (ACS); drivers/pci/quirks.c for root
-ports that get relaxed ordering wrong; NVIDIA GPUDirect RDMA guide and rdma-core's rdma_topo for ACS.
+Sources: PCI Express Base Specification 5.0, 7.5.3.4 (Device Control) and 7.7.11 (ACS); NVIDIA GPUDirect RDMA guide and
+rdma-core's rdma_topo for ACS.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodeagent.resources.base import Obstacle, SettingStep, Step, Wish
-from nodeagent.resources.topology import bridges_between
+from nodeagent.resources.topology import SILENT, SILENT_ADVICE, bridges_between, reordering_port
 from nodeagent.spec.pcie import Pcie
 from nodeagent.spec.schema import NodeSpec
 from nodeagent.state.network import PciFunction
@@ -27,10 +27,6 @@ WANTED = "the node file wants it so"
 TRANSLATING = ("DMA", "DMA-FQ")
 VGPU_MODULE = "nvidia_vgpu_vfio"
 DATA_DIRECT = "2100"  # device of ConnectX-8's and later data-direct function (pci.ids, rdma-core rdma_topo)
-# quirk_relaxedordering_disable: Broadwell and Haswell run out of flow control credits, AMD's A1100 reorders wrongly.
-NO_RELAXED_ORDERING = frozenset(
-    f"8086:{family}f{number:02x}" for family in ("6", "2") for number in range(0x01, 0x0F)
-) | {"1022:1a00", "1022:1a01", "1022:1a02"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +81,9 @@ def _wanted(wish: Pcie) -> Mapping[PcieSetting, int]:
 
 def _nic_items(nic: PciFunction, wanted: Mapping[PcieSetting, int], state: NodeState) -> Iterator[Step | Obstacle]:
     node = state.pcie.get(nic.address)
+    if node is not None and node.silent:
+        yield _obstacle(nic.address, SILENT, SILENT_ADVICE)
+        return
     if node is None or node.config is None:
         yield _obstacle(nic.address, "its configuration space cannot be read", "run as root, without kernel lockdown")
         return
@@ -92,21 +91,12 @@ def _nic_items(nic: PciFunction, wanted: Mapping[PcieSetting, int], state: NodeS
         before = node.config.value(setting)
         if before is None or before == value:
             continue
-        port = _bad_root_port(nic, state) if setting is PcieSetting.RELAXED_ORDERING and value else ""
+        port = reordering_port(nic, state.pcie) if setting is PcieSetting.RELAXED_ORDERING and value else ""
         if port:
-            problem = f"root port {port} gets relaxed ordering wrong, so the kernel keeps it off"
+            problem = f"root port {port} above it gets relaxed ordering wrong"
             yield _obstacle(nic.address, problem, "remove pcie.relaxed_ordering, or put the card behind another CPU")
         else:
             yield _step(nic.address, setting, value, before)
-
-
-def _bad_root_port(nic: PciFunction, state: NodeState) -> str:
-    """Address of the root port above the NIC if it is one of those, else empty."""
-    for address in nic.path[1:-1]:
-        config = state.pcie[address].config if address in state.pcie else None
-        if config is not None and config.kind is PortKind.ROOT_PORT and config.ids in NO_RELAXED_ORDERING:
-            return address
-    return ""
 
 
 def _acs_items(redirect: bool, state: NodeState) -> Iterator[Step | Obstacle]:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from nodeagent.resources.topology import bridges_between, rail_of_gpu
+from nodeagent.resources.topology import SILENT, SILENT_ADVICE, bridges_between, rail_of_gpu, reordering_port
 from nodeagent.state.network import PciFunction
 from nodeagent.state.node import NodeState
 from nodeagent.state.rails import NVIDIA, SWITCHED, Rail, gpus_of, nics_of, rails_of, relation
-from nodeagent.state.topology import PcieNode, PortKind, Relation, Topology
+from nodeagent.state.topology import PcieConfig, PcieNode, PortKind, Relation, Topology
 
 ACS_REDIRECT: Mapping[int, str] = MappingProxyType(
     {0x4: "request redirect", 0x8: "completion redirect", 0x10: "upstream forwarding"}
@@ -127,8 +127,17 @@ def payload_sizes(state: NodeState, topology: Topology) -> Iterator[Finding]:
         if config.max_read_request_bytes < BEST_READ_REQUEST:
             problem = f"MaxReadReq is {config.max_read_request_bytes} bytes"
             yield Finding(name, problem, f"{BEST_READ_REQUEST} gives more read bandwidth; set pcie.max_read_request")
-        if not config.relaxed_ordering:
-            yield Finding(name, "relaxed ordering is off", "writes wait for each other; set pcie.relaxed_ordering")
+        yield from _ordering(found, config, topology)
+
+
+def _ordering(found: PciFunction, config: PcieConfig, topology: Topology) -> Iterator[Finding]:
+    port = reordering_port(found, topology.nodes)
+    if port and config.relaxed_ordering:
+        problem = f"relaxed ordering is on, and root port {port} above it gets it wrong"
+        yield Finding(_name(found), problem, "data may arrive late or out of order; set pcie.relaxed_ordering to false")
+    if not port and not config.relaxed_ordering:
+        problem, advice = "relaxed ordering is off", "writes wait for each other; set pcie.relaxed_ordering"
+        yield Finding(_name(found), problem, advice)
 
 
 def _on_path(found: PciFunction, topology: Topology) -> Iterator[PcieNode]:
@@ -174,6 +183,10 @@ def _name(found: PciFunction) -> str:
 def unseen(state: NodeState, topology: Topology) -> Iterator[Finding]:
     """Configuration spaces can be read."""
     unread = [found.address for found in nics_of(state) if found.path and not _has_config(topology, found.address)]
+    silent = [address for address in unread if address in topology.nodes and topology.nodes[address].silent]
+    for address in silent:
+        yield Finding(f"nic {address}", SILENT, SILENT_ADVICE)
+    unread = [address for address in unread if address not in silent]
     if unread:
         advice = "run as root; ACS, MaxPayload and MaxReadReq are not checked without it"
         yield Finding(f"nic {', '.join(unread)}", "its configuration space cannot be read", advice)

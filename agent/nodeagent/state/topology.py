@@ -89,13 +89,14 @@ class PcieConfig:
 class PcieNode:
     """One bridge or function on a path. `config` is None where the space could not be read beyond its first 64 bytes.
 
-    `iommu_type` is the group's domain type: identity, DMA, DMA-FQ, or empty.
+    `iommu_type` is the group's domain type: identity, DMA, DMA-FQ, or empty. `silent`: it does not answer any more.
     """
 
     address: str
     link: PcieLink = PcieLink()
     config: PcieConfig | None = None
     iommu_type: str = ""
+    silent: bool = False
 
 
 @dataclass(frozen=True)
