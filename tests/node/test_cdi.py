@@ -214,7 +214,7 @@ def test_on_beside_a_file_of_equal_rank_is_an_obstacle_with_advice(node):
 
 def test_off_takes_back_what_was_written(node):
     node.converge(FULL)
-    node.converge(BASE + "cdi: {gpus: off, rdma: off}\n")
+    node.converge(BASE + "cdi: {gpus: off, rdma: off, mofed: off}\n")
     assert os.listdir(node.node.directory + "/var/run/cdi") == []
 
 

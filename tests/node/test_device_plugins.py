@@ -116,3 +116,32 @@ def test_the_configuration_file_of_nvidias_plugin_is_followed_and_a_bad_one_is_n
     assert len(kubelet.healthy(GPU)) == 6, "the last good one stays"
     file.write_text("version: v1\n")
     until(lambda: len(kubelet.healthy(GPU)) == 4 and not kubelet.listed(SMALL), place.told)
+
+
+def test_what_nvidias_file_asks_for_besides_gpus_is_given_as_soon_as_the_node_has_it(place: Place) -> None:
+    """GDRCopy, GPUDirect Storage, RDMA devices and IMEX channel 0, which is required."""
+    kubelet, file = place.kubelet, place.agent.root / "etc/plugin.yaml"
+    flags = "gdrcopyEnabled: true, gdsEnabled: true, mofedEnabled: true, plugin: {deviceListStrategy: cdi-cri}"
+    file.write_text(f"version: v1\nflags: {{{flags}}}\nimex: {{channelIDs: [0], required: true}}\n")
+    with_file = FILE.replace("gpus: {mig_strategy: mixed,", "gpus: {config_file: /etc/plugin.yaml,")
+    place.agent.write(with_file)
+    until(lambda: len(kubelet.listed(GPU)) == 4 and not kubelet.healthy(GPU), place.told)
+    done = run_command("offers", *place.agent.target)
+    assert "IMEX channel 0: /dev/nvidia-caps-imex-channels/channel0 is not there; see NVreg_Create" in done.stdout
+    assert "remark: gdrcopy: /dev/gdrdrv is not there; load gdrdrv (modules.gdrcopy); containers get" in done.stdout
+    modules = (
+        "modules: {nvidia: {modeset: false, parameters: {CreateImexChannel0: 1}}, gdrcopy: true, gds: true, rdma: {}}"
+    )
+    place.agent.write(re.sub("modules: .*", modules, with_file))
+    until(lambda: len(kubelet.healthy(GPU)) == 4, place.told)
+    until(lambda: not ask(str(place.agent.root), "GET", "/v1/offers")["remarks"], place.told)
+    answer = kubelet.admit("train", GPU, 1)
+    names = [one.name for one in answer.cdi_devices]
+    assert names[1:] == [
+        "nvidia.com/imex-channel=0",
+        *(f"nvidia.com/{name}=all" for name in ("gdrcopy", "gds", "mofed")),
+    ]
+    assert names[0].startswith("nvidia.com/gpu=GPU-")
+    assert dict(answer.envs) == {f"NVIDIA_{name}": "enabled" for name in ("GDRCOPY", "GDS", "MOFED")}
+    listed = run_command("cdi", "list", *place.agent.target).stdout
+    assert all(name in listed for name in names), "whatever a container is given, a runtime can resolve"

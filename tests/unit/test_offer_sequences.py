@@ -20,14 +20,16 @@ from nodeagent.resources.gpu_units import Around
 from nodeagent.spec.reader import parse_spec
 from nodeagent.state.health import Finding, Health, Subject, SubjectKind, Verdict
 from nodeagent.state.node import NodeState, Unknown
+from nodeagent.state.processes import DeviceNode
 
 SPEC = parse_spec(
     "version: 1\nkubernetes: {gpus: {mig_strategy: mixed, sharing: {strategy: time-slicing, "
-    "replicas: {mig-1g.5gb: 2}}}}",
+    "replicas: {mig-1g.5gb: 2}}, gds: true, imex: {channels: [0], required: true}}}",
     "f",
 )
 LAYOUTS = ((), ("1g.5gb",), ("1g.5gb", "1g.5gb"), ("3g.20gb", "1g.5gb"), ("3g.20gb", "3g.20gb"))
 SHARES = {"nvidia.com/mig-1g.5gb": 2}
+CHANNEL = "/dev/nvidia-caps-imex-channels/channel0"
 
 
 class RefusedError(Exception):
@@ -57,6 +59,7 @@ class Story:
     sick: set[str] = field(default_factory=set)
     hanging: set[int] = field(default_factory=set)
     gone: set[int] = field(default_factory=set)
+    channel: int = 0
     offering: LocalOffering = field(default_factory=LocalOffering)
     found: GpuOffers = field(default_factory=GpuOffers)
     services: dict[str, PluginService] = field(default_factory=dict)
@@ -70,7 +73,9 @@ class Story:
         """A look of the agent at the node."""
         there = [self._gpu(n) for n in self.layouts if n not in self.gone | self.hanging]
         unknown = tuple(Unknown(f"GPU GPU-{n}", "hangs") for n in sorted(self.hanging - self.gone))
-        self.state = replace(node(*there), unknown=unknown)
+        nodes = {CHANNEL: DeviceNode(CHANNEL, 505 + self.channel, 0)} if self.channel >= 0 else {}
+        state = replace(node(*there), unknown=unknown, majors={"nvidia-caps-imex-channels": 505})
+        self.state = replace(state, device_nodes={**state.device_nodes, **nodes})
         self.offering.settle()
         self.publish()
 
@@ -131,6 +136,11 @@ class Story:
         self.gone ^= {self.chance.randrange(3)}
         self.observe()
 
+    def channel_changes(self) -> None:
+        """The node of a channel that containers need goes, comes back, or leads to another driver."""
+        self.channel = self.chance.choice([-1, 0, 0, 1])
+        self.observe()
+
     def kubelet_restarts(self) -> None:
         """It forgets lists and streams; what pods have it knows from its checkpoint."""
         self.streams, self.listed = {}, {}
@@ -158,6 +168,7 @@ class Story:
         told = set(answer.envs["NVIDIA_VISIBLE_DEVICES"].split(","))
         assert told == {one.partition("::")[0] for one in chosen}
         assert told <= self.really_there(), "nothing that is not there"
+        assert (answer.envs["NVIDIA_IMEX_CHANNELS"], answer.envs["NVIDIA_GDS"]) == ("0", "enabled")
         self.pods[len(self.pods) + self.chance.randrange(1000)] = [(resource, one) for one in chosen]
 
     def pod_ends(self) -> None:
@@ -194,7 +205,7 @@ class Story:
         expected: dict[str, set[str]] = {}
         for n in set(self.layouts) - self.gone - self.hanging:
             for one, resource in self.units(n).items():
-                if f"GPU-{n}" not in self.sick:
+                if f"GPU-{n}" not in self.sick and self.channel == 0:
                     shares = SHARES.get(resource, 1)
                     ids = {one} if shares == 1 else {f"{one}::{share}" for share in range(shares)}
                     expected.setdefault(resource, set()).update(ids)
@@ -206,7 +217,7 @@ class Story:
 
 EVENTS = (
     Story.repartition, Story.sickness, Story.hang, Story.lose, Story.kubelet_restarts, Story.plugin_crashes,
-    Story.pod, Story.pod, Story.pod, Story.pod_ends, Story.allocation_of_what_is_unhealthy,
+    Story.channel_changes, Story.pod, Story.pod, Story.pod, Story.pod_ends, Story.allocation_of_what_is_unhealthy,
 )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ flags:
   failOnInitError: true
   nvidiaDriverRoot: /
   mpsRoot: /run/nvidia/mps
-  gdrcopyEnabled: false
-  gdsEnabled: false
-  mofedEnabled: false
+  gdrcopyEnabled: true
+  gdsEnabled: true
+  mofedEnabled: true
   useNodeFeatureAPI: true
   deviceDiscoveryStrategy: auto
   plugin:
@@ -49,7 +49,7 @@ sharing:
       replicas: 10
     - name: mig-1g.5gb
       replicas: 2
-imex: {channelIDs: [0], required: false}
+imex: {channelIDs: [0], required: true}
 """
 
 
@@ -60,6 +60,8 @@ def test_everything_that_it_can_say():
     assert found.device_list == (DeviceList.ENVVAR, DeviceList.CDI_CRI)
     assert found.device_id is DeviceId.INDEX
     assert found.shared_allocation is SharedAllocation.PACKED
+    assert (found.gdrcopy, found.gds, found.mofed) == (True, True, True)
+    assert (found.imex.channels, found.imex.required) == ((0,), True)
     assert found.mps_directory == "/run/nvidia/mps"
     assert found.sharing.strategy is SharingStrategy.TIME_SLICING
     assert found.sharing.replicas == {"gpu": 10, "mig-1g.5gb": 2}
@@ -72,7 +74,7 @@ def test_what_is_not_taken_over_is_told_with_its_place():
     remarks = [str(one) for one in read_plugin_config(WHOLE, "c.yaml").remarks]
     assert "c.yaml:5:3: flags.nvidiaDriverRoot: set cdi.driver_root" in remarks
     assert any(one.startswith("c.yaml:26:1: resources: NVIDIA's plugin ignores names") for one in remarks)
-    assert any(one.startswith("c.yaml:38:1: imex: ") for one in remarks)
+    assert not [one for one in remarks if "imex" in one or "Enabled" in one]
 
 
 def test_the_least_and_mps():

@@ -29,6 +29,7 @@ exit code of check: 0 all right, 3 something is wrong
 examples:
   nodeagent cdi generate
   nodeagent cdi generate --kind rdma
+  nodeagent cdi generate --kind gds            (GPUDirect Storage; gdrcopy, mofed, imex: what goes with GPUs)
   nodeagent cdi generate --name uuid --driver-root /run/nvidia/driver > /etc/cdi/mine.json
   nodeagent cdi list
   nodeagent cdi check
@@ -36,6 +37,7 @@ examples:
   podman run --rm --device nvidia.com/gpu=0 IMAGE nvidia-smi -L
 """
 _TEXT = "CDI specifications: print what this node has, list and check what is installed"
+_KINDS = ("gpu", "management", "rdma", "gdrcopy", "gds", "mofed", "imex")
 _VERBS = {
     "generate": "print the specification for this node; the agent itself writes them with section cdi",
     "list": "every device that a runtime finds, and which file gives it",
@@ -51,7 +53,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         verb = add_verb(verbs, name, common, text, _EPILOG)
         add_target_options(verb)
         if name == "generate":
-            verb.add_argument("--kind", choices=("gpu", "management", "rdma"), default="gpu", help="default: gpu")
+            verb.add_argument("--kind", choices=_KINDS, default="gpu", help="default: gpu")
             verb.add_argument(
                 "--name", choices=[one.value for one in DeviceName], action="append", help="form of names, repeatable"
             )

@@ -51,6 +51,7 @@ def read_installation(files: Files, version: str, root: str = "") -> Installatio
         libraries=libraries,
         files=tuple(path for path in (*PROGRAMS, *_data(files, root, version)) if files.exists(root + path)),
         sockets=tuple(path for path in paths.DRIVER_SOCKETS if files.exists(root + path)),
+        storage=tuple(path for path in paths.DRIVER_STORAGE if files.exists(root + path)),
         others=tuple(others),
         hook=hook,
     )

@@ -98,6 +98,7 @@ DRIVER_SOCKETS = (
     "/run/nvidia-fabricmanager/socket",
     "/tmp/nvidia-mps",  # noqa: S108 - where nvidia-cuda-mps-control puts its pipes
 )
+DRIVER_STORAGE = ("/etc/cufile.json", "/run/udev")  # what libcufile reads
 DRIVER_DATA = (
     "/usr/share/nvidia/nvoptix.bin",
     "/usr/share/glvnd/egl_vendor.d/10_nvidia.json",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nodeagent.host.paths import CDI_DYNAMIC, CDI_DYNAMIC_TOO, CDI_STATIC
 from nodeagent.resources.base import Obstacle, Step, Wish
+from nodeagent.resources.cdi_features import Feature, feature_content, imex_content
 from nodeagent.resources.cdi_specs import (
     Content,
     Nodes,
@@ -94,7 +95,15 @@ def parts(section: Cdi, state: NodeState, nodes: Nodes) -> tuple[Part, ...]:
             driver,
         ),
         Part("rdma", section.rdma, f"{folder}/nodeagent-rdma.json", rdma_content(state, nodes)),
+        *(_feature(feature, section, state, nodes) for feature in Feature),
+        Part("imex", section.imex, f"{folder}/nodeagent-imex.json", imex_content(state, nodes)),
     )
+
+
+def _feature(feature: Feature, section: Cdi, state: NodeState, nodes: Nodes) -> Part:
+    wanted = {Feature.GDRCOPY: section.gdrcopy, Feature.GDS: section.gds, Feature.MOFED: section.mofed}[feature]
+    path = f"{directory_of(section)}/nodeagent-{feature}.json"
+    return Part(feature.value, wanted, path, feature_content(feature, state, nodes))
 
 
 def _driver_problem(state: NodeState) -> str:

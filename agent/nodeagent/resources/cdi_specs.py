@@ -151,10 +151,10 @@ def _driver_edits(found: Installation, nodes: Nodes) -> Edits:
     folder = next((one.path.rpartition("/")[0] for one in found.libraries if "/libcuda.so." in one.path), "")
     # The wrapper runtime takes `void` as "do nothing", so that a container is not given its devices twice.
     env = ["NVIDIA_VISIBLE_DEVICES=void"] + ([f"NVIDIA_CTK_LIBCUDA_DIR={folder}"] if folder else [])
-    libraries = [_mount(found.root, library.path) for library in found.libraries]
-    links = [] if found.hook else [_mount(found.root, end, link) for link, end in _link_mounts(found)]
-    others = [_mount(found.root, path) for path in found.files]
-    sockets = [{**_mount(found.root, path), "options": SOCKET_OPTIONS} for path in found.sockets]
+    libraries = [mount(found.root, library.path) for library in found.libraries]
+    links = [] if found.hook else [mount(found.root, end, link) for link, end in _link_mounts(found)]
+    others = [mount(found.root, path) for path in found.files]
+    sockets = [{**mount(found.root, path), "options": SOCKET_OPTIONS} for path in found.sockets]
     return {
         "env": env,
         "deviceNodes": [path for path in CONTROL if path in nodes],
@@ -163,7 +163,8 @@ def _driver_edits(found: Installation, nodes: Nodes) -> Edits:
     }
 
 
-def _mount(root: str, path: str, at: str = "") -> Edits:
+def mount(root: str, path: str, at: str = "") -> Edits:
+    """A path below the driver's root, where the container has it under the same name or as `at`."""
     return {"hostPath": root + path, "containerPath": at or path, "options": OPTIONS}
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nodeagent.errors import HostError
 from nodeagent.host.paths import DEV_NULL, DEV_SHM, MPS_DIRECTORY, NVIDIA_DEVICE_MOUNTS
 from nodeagent.resources.cdi_specs import CONTROL
+from nodeagent.resources.gpu_beside import CDI_LISTS, CHANNELS_VARIABLE, Beside, beside_of
 from nodeagent.resources.gpu_preference import Affinity, affinity_of, best_set
 from nodeagent.resources.gpu_units import Around, Unit, units_of, with_unreadable
 from nodeagent.spec.containers import Component
@@ -25,7 +26,6 @@ from nodeagent.state.offers import Grant, Mount, NodeAccess, Offer, OfferedDevic
 
 DOMAIN, SHARED = "nvidia.com", ".shared"
 SHARE = "::"
-CDI_LISTS = (DeviceList.CDI_CRI, DeviceList.CDI_ANNOTATIONS)
 _ANNOTATION = "cdi.k8s.io/nvidia-device-plugin_"
 _NAMESPACE = uuid.UUID("0f5be0b4-6a0c-4d44-9d1c-5f3f6f1f7a10")  # any fixed one: the same request, the same annotation
 # Clients that one MPS control daemon takes, by compute capability (k8s-device-plugin cmd/mps-control-daemon).
@@ -34,17 +34,17 @@ _MPS_CLIENTS, _MPS_CLIENTS_BEFORE_TURING = 48, 16
 
 @dataclass(frozen=True)
 class Handing:
-    """How a container of this resource is told its devices. `nodes` are those that every container gets.
-
-    `mps_directory` is "" without MPS.
+    """How a container of this resource is told its devices. `nodes` are those that every container gets, `beside` is
+    what it gets with the GPU. `mps_directory` is "" without MPS.
     """
 
     resource: str
-    lists: tuple[DeviceList, ...]
     device_id: DeviceId
+    lists: tuple[DeviceList, ...] = ()
     nodes: tuple[str, ...] = ()
     one_at_most: bool = False
     mps_directory: str = ""
+    beside: Beside = field(default_factory=Beside)
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,25 @@ class GpuAllocator:
 def grant_of(units: tuple[Unit, ...], handing: Handing) -> Grant:
     """What a container gets for these units."""
     names = [unit.uuid if handing.device_id is DeviceId.UUID else unit.index for unit in units]
-    cdi = tuple(unit.cdi for unit in units)
-    envs: dict[str, str] = {}
+    cdi = (*(unit.cdi for unit in units), *handing.beside.cdi)
+    envs = dict(handing.beside.envs)
     mounts: tuple[Mount, ...] = ()
     annotations: dict[str, str] = {}
     if DeviceList.ENVVAR in handing.lists:
         envs["NVIDIA_VISIBLE_DEVICES"] = ",".join(names)
+        if handing.beside.channels:
+            envs[CHANNELS_VARIABLE] = ",".join(map(str, handing.beside.channels))
     if DeviceList.VOLUME_MOUNTS in handing.lists:
         envs["NVIDIA_VISIBLE_DEVICES"] = NVIDIA_DEVICE_MOUNTS
+        names += [f"imex/{number}" for number in handing.beside.channels]
         mounts = tuple(Mount(f"{NVIDIA_DEVICE_MOUNTS}/{name}", DEV_NULL, read_only=False) for name in names)
     if DeviceList.CDI_ANNOTATIONS in handing.lists:
         annotations[_ANNOTATION + str(uuid.uuid5(_NAMESPACE, ",".join((handing.resource, *cdi))))] = ",".join(cdi)
     if handing.mps_directory:
         envs["CUDA_MPS_PIPE_DIRECTORY"] = pipe_directory(handing.mps_directory, handing.resource)
         mounts += _mps_mounts(handing)
-    nodes = dict.fromkeys((*handing.nodes, *(node for unit in units for node in unit.nodes))) if handing.nodes else {}
+    every = (*handing.nodes, *(node for unit in units for node in unit.nodes), *handing.beside.nodes)
+    nodes = dict.fromkeys(every) if handing.nodes else {}
     return Grant(
         envs=envs,
         mounts=mounts,
@@ -151,13 +155,17 @@ def gpu_offers(spec: NodeSpec, state: NodeState, around: Around, before: Iterabl
     units = with_unreadable(before, units, state)
     lists = section.device_list or ((DeviceList.CDI_CRI,) if _has_cdi(spec) else (DeviceList.ENVVAR,))
     near = affinity_of(state, around.nvlinks)
+    beside = beside_of(section, lists, state)
+    remarks += beside.remarks if units else ()
     offers = []
     for short in dict.fromkeys(unit.resource for unit in units):
         mine = tuple(unit for unit in units if unit.resource == short)
         shares, remark = _shares(section, short, mine)
         remarks += remark
-        mine = tuple(_with_obstacles(unit, lists, _mps_problem(section, unit, shares, state, around)) for unit in mine)
-        offers.append(_offer(section, mine, shares, _handing(section, short, shares, lists, state), near))
+        handing = replace(_handing(section, short, shares, state), lists=lists, beside=beside)
+        mps = [_mps_problem(section, unit, shares, state, around) for unit in mine]
+        mine = tuple(_with_obstacles(unit, handing, problem) for unit, problem in zip(mine, mps, strict=True))
+        offers.append(_offer(section, mine, shares, handing, near))
     return GpuOffers(tuple(offers), units, remarks)
 
 
@@ -173,13 +181,13 @@ def _shares(section: PluginGpus, short: str, units: tuple[Unit, ...]) -> tuple[i
     return wanted, ()
 
 
-def _with_obstacles(unit: Unit, lists: tuple[DeviceList, ...], mps: str) -> Unit:
+def _with_obstacles(unit: Unit, handing: Handing, mps: str) -> Unit:
     """A unit that is well may still not be given: a runtime refuses a container whose CDI device nobody defines."""
     if unit.problem:
         return unit
-    if not unit.cdi and any(one in lists for one in CDI_LISTS):
+    if not unit.cdi and any(one in handing.lists for one in CDI_LISTS):
         return replace(unit, problem="no CDI specification names it")
-    return replace(unit, problem=mps)
+    return replace(unit, problem=mps or handing.beside.problem)
 
 
 def _mps_problem(section: PluginGpus, unit: Unit, shares: int, state: NodeState, around: Around) -> str:
@@ -198,13 +206,12 @@ def name_of(section: PluginGpus, short: str, shares: int) -> str:
     return f"{DOMAIN}/{short}{SHARED if shares > 1 and section.sharing.rename else ''}"
 
 
-def _handing(section: PluginGpus, short: str, shares: int, lists: tuple[DeviceList, ...], state: NodeState) -> Handing:
+def _handing(section: PluginGpus, short: str, shares: int, state: NodeState) -> Handing:
     is_mps = shares > 1 and section.sharing.strategy is SharingStrategy.MPS
     limited = section.sharing.fail_above_one
     control = tuple(path for path in CONTROL if path in state.device_nodes)
     return Handing(
         resource=name_of(section, short, shares),
-        lists=lists,
         device_id=section.device_id,
         nodes=control if section.pass_device_specs else (),
         one_at_most=shares > 1 and (is_mps if limited is None else limited),

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _LAST = "/initstate"  # a module counts as there once this file is: so it comes last and goes first
 _CAPABILITIES = f"{paths.PROC_NVIDIA_CAPABILITIES}/"
-_OWN_DEVICES = ("infiniband", "dri", "vfio")  # folders of /dev that devtmpfs and udev fill, not the agent
+# Folders of /dev that devtmpfs and udev fill, not the agent.
+_OWN_DEVICES = ("infiniband", "dri", "vfio", "nvidia-caps-imex-channels")
 
 
 def render(profile: Profile, state: KernelState, uuids: Mapping[str, str]) -> Tree:

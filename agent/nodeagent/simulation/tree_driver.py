@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SHOWN_AS = {"RestrictProfilingToAdminUsers": "RmProfilingAdminOnly"}
 _QUOTED = frozenset({"CoherentGPUMemoryMode", "ExcludedGpus", "RegistryDwords", "RegistryDwordsPerDevice"})
 _FS_NODES = 16
+_IMEX = "nvidia-caps-imex-channels"
 
 
 def render(profile: Profile, state: KernelState, uuids: Mapping[str, str]) -> Tree:
@@ -34,6 +35,8 @@ def render(profile: Profile, state: KernelState, uuids: Mapping[str, str]) -> Tr
     tree[f"{paths.PROC_NVIDIA}/version"] = Entry(_version(driver))
     tree[f"{paths.PROC_NVIDIA}/params"] = Entry(_parameters(driver))
     tree[paths.PROC_NVIDIA_CAP_MINORS] = tree_capabilities.minors()
+    if driver.parameters.get("NVreg_CreateImexChannel0") == "1":
+        tree.update(_channel(state))
     tree[f"{paths.PROC_NVIDIA}/registry"] = line('Binary: ""')
     for minor, slot in enumerate(profile.gpus):
         if state.drivers.get(slot.pci_address) == "nvidia":
@@ -95,3 +98,10 @@ def _storage(state: KernelState) -> Entries:
     for minor in range(_FS_NODES):
         path = f"{paths.DEV}/nvidia-fs{minor}"
         yield path, Entry(node=DeviceNode(path, region.major, minor, 0o600))
+
+
+def _channel(state: KernelState) -> Entries:
+    """IMEX channel 0, which the driver makes where its parameter says so (nv-caps-imex.c: open to all, by devtmpfs)."""
+    region = next(region for region in state.regions if region.name == _IMEX)
+    path = f"{paths.DEV_NVIDIA_CAPS_IMEX}/channel0"
+    yield path, Entry(node=DeviceNode(path, region.major, 0, 0o666))

@@ -35,6 +35,17 @@ class Cdi:
         "management.nvidia.com/gpu=all: every node of the driver, for monitoring in containers.", default=Component.OFF
     )
     rdma: Component = key("nodeagent.io/rdma: RDMA devices, their ports, and `all`.", default=Component.AUTO)
+    gdrcopy: Component = key("nvidia.com/gdrcopy=all: the node of gdrdrv.", default=Component.AUTO)
+    gds: Component = key(
+        "nvidia.com/gds=all: the nodes of nvidia_fs, with /run/udev and /etc/cufile.json.", default=Component.AUTO
+    )
+    mofed: Component = key(
+        "nvidia.com/mofed=all: uverbs of every RDMA device and rdma_cm, as NVIDIA's tools name them.",
+        default=Component.AUTO,
+    )
+    imex: Component = key(
+        "nvidia.com/imex-channel=N: each IMEX channel that has a node, and `all`.", default=Component.AUTO
+    )
     names: tuple[DeviceName, ...] = key(
         "How GPUs and MIG devices are named: index (0, 0:1), uuid (GPU-…, MIG-…), type-index (gpu0, mig0:1).",
         default=(DeviceName.INDEX, DeviceName.UUID),

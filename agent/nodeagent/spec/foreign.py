@@ -14,7 +14,7 @@ from typing import Any
 from nodeagent.errors import SpecError, SpecProblem
 from nodeagent.spec.document import Items, Mark, Node, Pairs, Text
 from nodeagent.spec.names import pci_address
-from nodeagent.spec.scalars import did_you_mean, found
+from nodeagent.spec.scalars import NULLS, did_you_mean, found
 
 TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 HEX4 = re.compile(r"(?:0x)?([0-9a-fA-F]{4})")
@@ -39,6 +39,11 @@ class Table:
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
+
+    def is_null(self, name: str) -> bool:
+        """Whether a key is there and has no value."""
+        node = self._node(name)
+        return isinstance(node, Text) and node.plain and (node.text in NULLS or not node.text)
 
     def table(self, name: str, known: Iterable[str]) -> Table:
         """An inner mapping, empty where it is not there; other keys than the known ones are mistakes."""

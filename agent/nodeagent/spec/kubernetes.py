@@ -54,6 +54,22 @@ class GpuSharing:
 
 
 @dataclass(frozen=True)
+class ImexChannels:
+    """IMEX channels, by which programs on several nodes share memory over NVLink."""
+
+    channels: tuple[int, ...] = key(
+        "Channels that every container with a GPU gets; who has the same one can share memory.",
+        default=(),
+        example="[0]",
+        minimum=0,
+        maximum=65535,
+    )
+    required: bool = key(
+        "Give no GPU while one of them has no device node; else containers get GPUs without it.", default=False
+    )
+
+
+@dataclass(frozen=True)
 class PluginGpus:
     """GPUs and MIG devices for pods, under the names that NVIDIA's device plugin gives them."""
 
@@ -74,6 +90,10 @@ class PluginGpus:
         "Also name the device nodes to the kubelet, so that a container keeps them when systemd sets up cgroups anew.",
         default=False,
     )
+    gdrcopy: bool = key("Give containers GDRCopy too: /dev/gdrdrv.", default=False)
+    gds: bool = key("Give containers GPUDirect Storage too: the nodes of nvidia_fs.", default=False)
+    mofed: bool = key("Give containers every RDMA device too: uverbs and rdma_cm.", default=False)
+    imex: ImexChannels = key("IMEX channels for containers.", factory=ImexChannels)
     shared_allocation: SharedAllocation = key(
         "Where shares and MIG devices are taken from first.", default=SharedAllocation.DISTRIBUTED
     )

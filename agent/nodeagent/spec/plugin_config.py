@@ -28,6 +28,7 @@ _PLUGIN = (
 _GFD = ("oneshot", "noTimestamp", "sleepInterval", "outputFile", "machineTypeFile")
 _SHARING = ("renameByDefault", "failRequestsGreaterThanOne", "resources")
 _SHARED = ("name", "replicas", "rename", "devices")
+_IMEX = ("channelIDs", "required")
 _RESOURCE = re.compile(r"(?:nvidia\.com/)?(gpu|mig-[0-9a-z.]+)")
 _MOST_REPLICAS = 1024
 # Flags without a counterpart: why nothing is lost, or what is.
@@ -35,9 +36,6 @@ _NOT_TAKEN: Mapping[str, str] = {
     "failOnInitError": "not needed: the agent waits for the driver",
     "nvidiaDriverRoot": "set cdi.driver_root",
     "nvidiaDevRoot": "device nodes are those of the host",
-    "gdrcopyEnabled": "not taken over: give containers the node by CDI",
-    "gdsEnabled": "not taken over: give containers the nodes by CDI",
-    "mofedEnabled": "not taken over: give containers the nodes by CDI",
     "useNodeFeatureAPI": "not needed: labels have a section of their own",
     "deviceDiscoveryStrategy": "GPUs are found by NVML",
     "gfd": "labels have a section of their own",
@@ -60,7 +58,6 @@ def plugin_config(reader: ForeignReader, root: Node) -> Mapping[str, Any]:
     plugin = flags.table("plugin", _PLUGIN)
     flags.table("gfd", _GFD)
     top.remark("resources", "NVIDIA's plugin ignores names of resources, and so does the agent")
-    top.remark("imex", "IMEX channels are not given to containers")
     for table, reasons in ((flags, _NOT_TAKEN), (plugin, _NOT_TAKEN_OF_PLUGIN)):
         for name, reason in reasons.items():
             table.remark(name, reason)
@@ -69,6 +66,10 @@ def plugin_config(reader: ForeignReader, root: Node) -> Mapping[str, Any]:
         "mps_directory": flags.text("mpsRoot"),
         "pass_device_specs": plugin.flag("passDeviceSpecs"),
         "device_list": _device_list(plugin),
+        "gdrcopy": flags.flag("gdrcopyEnabled"),
+        "gds": flags.flag("gdsEnabled"),
+        "mofed": flags.flag("mofedEnabled"),
+        "imex": None if top.is_null("imex") else _imex(top.table("imex", _IMEX)),
         "device_id": plugin.text("deviceIDStrategy", ("uuid", "index")),
         "shared_allocation": plugin.text("sharedDevicesAllocationPolicy", ("distributed", "packed")),
         "sharing": _sharing(top.table("sharing", ("timeSlicing", "mps"))),
@@ -93,6 +94,15 @@ def _device_list(plugin: Table) -> list[str] | None:
 
 def _split(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",")]
+
+
+def _imex(table: Table) -> Mapping[str, Any] | None:
+    """No channel, or channel 0: NVIDIA's plugin takes no other (api/config/v1/imex.go)."""
+    given = table.texts("channelIDs") if not table.is_null("channelIDs") else []
+    if given not in ([], ["0"]):
+        table.wrong("channelIDs", f"expected [] or [0], found {', '.join(given)}")
+    values = {"channels": [0] if given == ["0"] else None, "required": table.flag("required")}
+    return {name: value for name, value in values.items() if value is not None} or None
 
 
 def _sharing(table: Table) -> Mapping[str, Any] | None:

@@ -34,7 +34,8 @@ class Library:
 class Installation:
     """User space of the driver below `root`. Paths are those a container sees, all of them seen to be there.
 
-    `others` are versions of libcuda that are there besides the loaded driver's. `hook` is nvidia-cdi-hook on the host.
+    `storage` is what programs that use GPUDirect Storage read besides. `others` are versions of libcuda that are there
+    besides the loaded driver's. `hook` is nvidia-cdi-hook on the host.
     """
 
     root: str = ""
@@ -42,6 +43,7 @@ class Installation:
     libraries: tuple[Library, ...] = ()
     files: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
+    storage: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     hook: str = ""
 
