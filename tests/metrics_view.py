@@ -73,7 +73,8 @@ FIELDS = {
 GPM = {
     number: float(number) for number in (*range(1, 14), 20, 21, *range(30, 38), *range(40, 48), 50, 51, *range(60, 98))
 }
-GPM |= dict.fromkeys(range(100, 104), 1.5)
+GPM |= dict.fromkeys((*range(100, 104), *range(160, 164)), 1.5)
+GPM |= {number: number * 1e12 for number in range(248, 261)}
 
 
 def gpu(index: int, **more) -> Gpu:

@@ -33,6 +33,20 @@ static const unsigned int shares[NVML_GPM_METRIC_FP16_UTIL + 1] = {
 	[NVML_GPM_METRIC_FP16_UTIL] = 10,
 };
 
+/* What share of the time the cycles from SM_CYCLES_ACTIVE on are counted in; PCIe traffic stands among them. */
+static const unsigned int ratio_of_cycles[] = {
+	NVML_GPM_METRIC_SM_UTIL,
+	NVML_GPM_METRIC_ANY_TENSOR_UTIL,
+	NVML_GPM_METRIC_DMMA_TENSOR_UTIL,
+	NVML_GPM_METRIC_HMMA_TENSOR_UTIL,
+	NVML_GPM_METRIC_IMMA_TENSOR_UTIL,
+	NVML_GPM_METRIC_DFMA_TENSOR_UTIL,
+	[NVML_GPM_METRIC_INTEGER_CYCLES_ACTIVE - NVML_GPM_METRIC_SM_CYCLES_ACTIVE] = NVML_GPM_METRIC_INTEGER_UTIL,
+	NVML_GPM_METRIC_FP64_UTIL,
+	NVML_GPM_METRIC_FP32_UTIL,
+	NVML_GPM_METRIC_FP16_UTIL,
+};
+
 static int is_supported(const struct gpu *gpu)
 {
 	return gpu->board.architecture >= NVML_DEVICE_ARCH_HOPPER;
@@ -185,7 +199,9 @@ static double cycles(const struct nvmlGpmSample_st *sample, unsigned int id)
 
 	if (id == NVML_GPM_METRIC_SM_CYCLES_ELAPSED)
 		return (double)sample->taken_ns / 1e9 * hertz;
-	return id == NVML_GPM_METRIC_SM_CYCLES_ACTIVE ? sample->work_percent_s / 100.0 * 0.9 * hertz : -1.0;
+	if (!is_between(id, NVML_GPM_METRIC_SM_CYCLES_ACTIVE, NVML_GPM_METRIC_FP16_CYCLES_ACTIVE))
+		return -1.0;
+	return sample->work_percent_s / 100.0 * shares[ratio_of_cycles[id - NVML_GPM_METRIC_SM_CYCLES_ACTIVE]] / 100.0 * hertz;
 }
 
 static int is_media(unsigned int id)

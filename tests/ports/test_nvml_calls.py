@@ -76,7 +76,13 @@ def test_performance_metrics_follow_the_load(client, machine, uuids):
     assert 0 < tensor < sm < busy
     assert 0 < dram < busy
     assert (pcie, links) == (pytest.approx(busy * 60), pytest.approx(18 * link))
-    assert client("metrics(made, 98, 200)") == [UNSUPPORTED] * 2
+    assert client("metrics(made, 98, 160, 200)") == [UNSUPPORTED] * 3
+    elapsed, active, tensor, half, sent, fp32 = client("metrics(made, 248, 249, 250, 252, 255, 259)")
+    assert elapsed > active > tensor > half > 0
+    assert (half, fp32) == (pytest.approx(tensor * 0.9), pytest.approx(tensor * 0.5))
+    client("later = pair(lambda sample: nvmlGpmSampleGet(g2, sample))")
+    assert all(client(f"metrics(later, {number})[0] > metrics(made, {number})[0]") for number in (248, 249, 255, 260))
+    assert sent > 0
     assert client("metrics([made[1], made[0]], 1)") == BAD_ARGUMENT
     assert client("[nvmlGpmSampleFree(sample) for sample in made]") is not None
 
@@ -92,6 +98,7 @@ def test_performance_metrics_of_one_instance(client, machine, uuids):
     busy, traffic = client("metrics(first, 1, 20)")
     assert 54 <= busy <= 66
     assert traffic == UNSUPPORTED  # links are those of the whole GPU
+    assert client("metrics(first, 248, 249)") == [UNSUPPORTED] * 2
     client("second = pair(lambda sample: nvmlGpmSampleGet(nvmlComputeInstanceGetInfo(ci).device, sample))")
     assert 54 <= client("metrics(second, 1)")[0] <= 66
     client(f"none = pair(lambda sample: nvmlGpmMigSampleGet(g2, {orphan.gi_id}, sample))")

@@ -10,14 +10,15 @@ import pytest
 
 from nodeagent.host.nvml import InProcessNvml
 from nodeagent.host.nvml_fields import FIELDS
+from nodeagent.host.nvml_gpm import GPM_TOTALS
 from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
-from nodeagent.state.gpu import Notice, Placement, Xid
+from nodeagent.state.gpu import GpuSample, Notice, Placement, Xid
 
 A100, H100 = 0, 1
 GIB = 1 << 30
-NOT_SUPPORTED, UNKNOWN = 3, 999
+INVALID_ARGUMENT, NOT_SUPPORTED, UNKNOWN = 2, 3, 999
 GPM_APART_SECONDS = 0.15
 
 
@@ -99,6 +100,36 @@ def test_gpm_is_there_from_the_second_sample_on_and_only_where_the_gpu_has_it(nv
     assert second[H100].gpm[20] >= 0
 
 
+def later(nvml) -> GpuSample:
+    time.sleep(GPM_APART_SECONDS)
+    return next(sample for sample in nvml.samples() if sample.gpm)
+
+
+def test_totals_of_gpm_only_grow(nvml, machine):
+    machine.set_load(uuid(machine, H100), 50)
+    nvml.samples()
+    first, second = later(nvml).gpm, later(nvml).gpm
+    assert set(GPM_TOTALS) <= set(first)
+    assert all(second[number] >= first[number] for number in GPM_TOTALS)
+    assert all(second[number] > first[number] > 0 for number in (248, 249, 255, 256))
+
+
+@pytest.mark.parametrize(("refusals", "totals"), [(1, False), (2, True)])
+def test_a_driver_that_refuses_ids_newer_than_itself_is_asked_for_the_first_ones(nvml, machine, refusals, totals):
+    """Refused again, it was not for the ids: that costs the reading, and the next one asks for all."""
+    nvml.samples()
+    time.sleep(GPM_APART_SECONDS)
+    machine.fail(None, "nvmlGpmMetricsGet", INVALID_ARGUMENT, refusals)
+    found = {sample.uuid: sample for sample in nvml.samples()}
+    assert (uuid(machine, H100) in found) is (refusals == 1)
+    if refusals == 1:
+        assert max(found[uuid(machine, H100)].gpm) == 97, "and 98 was the end when GPM was new"
+    nvml.samples()
+    gpm = later(nvml).gpm
+    assert (248 in gpm) is totals
+    assert 1 in gpm
+
+
 def test_gpm_of_instances(nvml, machine):
     me = uuid(machine, H100)
     nvml.set_mig_mode(me, enabled=True)
@@ -107,7 +138,7 @@ def test_gpm_of_instances(nvml, machine):
     time.sleep(GPM_APART_SECONDS)
     (instance,) = nvml.samples()[H100].instances
     assert 0 <= instance.gpm[1] <= 100
-    assert not instance.gpm.keys() & {20, 21, 60, 61}, "PCIe and NVLink belong to the whole GPU"
+    assert not instance.gpm.keys() & {20, 21, 60, 61, *GPM_TOTALS}, "PCIe, NVLink, totals belong to the whole GPU"
 
 
 def test_xids_come_with_the_next_sample_of_their_gpu_and_once(nvml, machine):

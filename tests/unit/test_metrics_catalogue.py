@@ -15,7 +15,8 @@ from metrics_view import DIVIDED_SAMPLE, FACTS, GIB, INSTANCES, MIB, NODE, SAMPL
 from nodeagent.host.nvml_fields import FIELDS
 from nodeagent.host.nvml_gpm import GPM_OF_GPU
 from nodeagent.metrics.catalogue import KNOWN_FAMILIES
-from nodeagent.metrics.dcgm import DCGM_METRICS, Shown
+from nodeagent.metrics.dcgm import DCGM_METRICS
+from nodeagent.metrics.gpu_family import Shown
 from nodeagent.metrics.gpu_metrics import OWN_GPU_METRICS
 from nodeagent.metrics.options import HostLabel, Options
 from nodeagent.metrics.render import blocks, snapshot
@@ -139,6 +140,10 @@ def test_every_family_of_the_catalogue_shows_on_a_gpu_that_has_it():
         ("DCGM_FI_PROF_NVLINK_L0_RX_BYTES", 62 * MIB),
         ("DCGM_FI_PROF_NVJPG2_ACTIVE", 0.42),
         ("DCGM_FI_PROF_C2C_RX_DATA_BYTES", 1.5 * MIB),
+        ("DCGM_FI_PROF_PEERMEM_CACHE_HIT", 1.5),
+        ("DCGM_FI_PROF_SM_CYCLES_ELAPSED_TOTAL", 248e12),
+        ("DCGM_FI_PROF_PCIE_RX_BYTES_TOTAL", 256e12),
+        ("DCGM_FI_PROF_FP16_CYCLES_ACTIVE_TOTAL", 260e12),
         ("nodeagent_gpu_power_watts", 651.25),
         ("nodeagent_gpu_nvlink_sent_bytes_total", 1000 * 1024),
         ("nodeagent_gpu_sm_clock_hertz", 1980e6),

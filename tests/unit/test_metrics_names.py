@@ -52,6 +52,18 @@ def test_newer_names_are_in_base_units():
     assert value(view, "DCGM_FI_PROF_TENSOR_UTIL_RATIO", GPU_I_ID="1") == 0.25
 
 
+def test_families_on_request_have_newer_names_too():
+    wanted = {
+        "DCGM_FI_DEV_BOARD_POWER_LIMIT_ENFORCED_WATTS": 690,
+        "DCGM_FI_DEV_BOARD_POWER_RAW_WATTS": 250.5,
+        "DCGM_FI_PROF_NVJPG_UTIL_2_RATIO": 0.42,
+        "DCGM_FI_PROF_HMMA_UTIL_RATIO": 0.07,
+    }
+    view = full_view(Options(families=frozenset(wanted), dcgm_names=DcgmNames.NEW))
+    for name, expected in wanted.items():
+        assert value(view, name, gpu="0") == pytest.approx(expected)
+
+
 def test_each_generation_shows_its_own_names_and_both_shows_all():
     old, new = names(full_view()), names(full_view(NEW))
     assert "DCGM_FI_DEV_GPU_TEMP" in old
@@ -78,7 +90,7 @@ def test_a_list_may_name_families_of_both_generations():
 def test_every_renamed_family_has_an_id_and_a_name_of_its_own():
     assert len({metric.name for metric in RENAMED_METRICS}) == len(RENAMED_METRICS) == len(DCGM_METRICS)
     changed = [new for old, new in zip(DCGM_METRICS, RENAMED_METRICS, strict=True) if old.name != new.name]
-    assert len(changed) == 44
+    assert len(changed) == 70
     assert all(new.source == old.source for old, new in zip(DCGM_METRICS, RENAMED_METRICS, strict=True))
 
 

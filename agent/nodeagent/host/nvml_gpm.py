@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 GPM_OF_INSTANCE = (*range(1, 14), *range(30, 38), *range(40, 48), 50, 51)
 """Ratios that are true of one instance: graphics, SM, occupancy, tensor, DRAM, arithmetic; video engines."""
-GPM_OF_GPU = (*GPM_OF_INSTANCE, 20, 21, *range(60, 98), *range(100, 104), *range(166, 170))
-"""Besides, rates of the whole GPU: PCIe, NVLink in total and by link, C2C; encoders."""
+_NEWER_RATES = (*range(100, 104), *range(160, 164), *range(166, 170))
+GPM_TOTALS = tuple(range(248, 261))
+"""Since reboot: cycles elapsed and active, by kind of work; bytes over PCIe."""
+GPM_OF_GPU = (*GPM_OF_INSTANCE, 20, 21, *range(60, 98), *_NEWER_RATES, *GPM_TOTALS)
+"""Besides, rates of the whole GPU: PCIe, NVLink in total and by link, C2C; memory caches, encoders; totals."""
 
+_FIRST_END = 98  # NVML_GPM_METRIC_MAX when GPM was new; it has grown since, and the structure's version has not
 _APART_SECONDS = 0.1
 _WHOLE_GPU = -1
 _FUNCTIONS = ("nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet", "nvmlGpmQueryDeviceSupport")
@@ -56,6 +60,7 @@ class GpmReader:
         self._supported: dict[int, bool] = {}
         self._pairs: dict[tuple[int, int], _Pair] = {}
         self._requests: dict[tuple[int, ...], _Request] = {}
+        self._knows_newer = True
 
     def close(self) -> None:
         """Give NVML back its samples; before nvmlShutdown."""
@@ -100,8 +105,20 @@ class GpmReader:
             return {}
         pair.take.point(0, pointer(pair.spare))
         _made(pair.take, pointer(handle), costs)
-        found = {} if pair.taken is None else self._request_for(tuple(metrics)).between(pair, costs)
+        found = {} if pair.taken is None else self._between(pair, tuple(metrics), costs)
         pair.swap(now)
+        return found
+
+    def _between(self, pair: _Pair, metrics: tuple[int, ...], costs: Costs) -> dict[int, float]:
+        """A driver that refuses the whole question for ids newer than itself is asked for the first ones alone."""
+        first = tuple(metric for metric in metrics if metric < _FIRST_END)
+        try:
+            return self._request_for(metrics if self._knows_newer else first).between(pair, costs)
+        except pynvml.NVMLError as error:
+            if error.value != nvml_errors.INVALID_ARGUMENT or not self._knows_newer or first == metrics:
+                raise
+        found = self._request_for(first).between(pair, costs)
+        self._knows_newer = False
         return found
 
     def _request_for(self, metrics: tuple[int, ...]) -> _Request:

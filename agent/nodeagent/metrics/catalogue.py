@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nodeagent.metrics.dcgm import DCGM_METRICS, GpuMetric, Shown
+from nodeagent.metrics.dcgm import DCGM_METRICS
 from nodeagent.metrics.dcgm_computed import COMPUTED_FAMILIES
 from nodeagent.metrics.dcgm_labels import LABEL_NAMES
 from nodeagent.metrics.dcgm_renamed import RENAMED_METRICS
+from nodeagent.metrics.gpu_family import GpuMetric, Shown
 from nodeagent.metrics.gpu_metrics import GPU_FAMILIES, OWN_GPU_METRICS
 from nodeagent.metrics.health_metrics import HEALTH_FAMILIES
 from nodeagent.metrics.netdev_metrics import driver_statistics

@@ -7,35 +7,14 @@ Sources: NVIDIA/dcgm-exporter etc/default-counters.csv and etc/dcp-metrics-inclu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-
-from nodeagent.metrics.exposition import Family, Kind
-from nodeagent.metrics.sources import Conversion, Counted, Field, Getter, Gpm, Source
-
-
-class Shown(StrEnum):
-    """Which of dcgm-exporter's lists has the family: its default, commented out in it, or neither."""
-
-    DEFAULT = "default"
-    COMMENTED = "commented"
-    ON_REQUEST = "on request"
-
-
-@dataclass(frozen=True)
-class GpuMetric(Family):
-    """A family with one value per GPU, and per GPU instance where the source has one; the unit is DCGM's."""
-
-    field_id: int
-    unit: str
-    source: Source
-    conversion: Conversion = Conversion.NONE
-    shown: Shown = Shown.DEFAULT
-
+from nodeagent.metrics.dcgm_profiling import CACHES, PROFILING, TOTALS
+from nodeagent.metrics.exposition import Kind
+from nodeagent.metrics.gpu_family import GpuMetric, Shown
+from nodeagent.metrics.sources import Conversion, Counted, Field, Getter, Source
 
 _GAUGE, _COUNTER = Kind.GAUGE, Kind.COUNTER
 _COMMENTED, _ON_REQUEST = Shown.COMMENTED, Shown.ON_REQUEST
-_MILLI, _MIB, _PERCENT, _FROM_MIB = Conversion.MILLI, Conversion.MIB, Conversion.PERCENT, Conversion.FROM_MIB
+_MILLI, _MIB = Conversion.MILLI, Conversion.MIB
 _Row = tuple[str, int, Kind, str, str, Source, Conversion, Shown]
 
 
@@ -263,75 +242,6 @@ NVLINK = (
 )
 
 
-def _prof(
-    head: tuple[str, int, str, str], number: int, conversion: Conversion, shown: Shown, on_instances: bool = True
-) -> GpuMetric:
-    name, field_id, unit, text = head
-    source = Gpm(number, on_instances)
-    return GpuMetric(f"DCGM_FI_PROF_{name}", _GAUGE, text, field_id, unit, source, conversion, shown)
-
-
-PROFILING = (
-    *(
-        _prof((name, field_id, "0..1", text), number, _PERCENT, shown)
-        for name, field_id, number, shown, text in (
-            ("GR_ENGINE_ACTIVE", 1001, 1, Shown.DEFAULT, "Ratio of time the graphics engine is active."),
-            ("SM_ACTIVE", 1002, 2, _COMMENTED, "The ratio of cycles an SM has at least 1 warp assigned."),
-            ("SM_OCCUPANCY", 1003, 3, _COMMENTED, "The ratio of number of warps resident on an SM."),
-            ("PIPE_TENSOR_ACTIVE", 1004, 5, Shown.DEFAULT, "Ratio of cycles the tensor pipe is active."),
-            ("DRAM_ACTIVE", 1005, 10, Shown.DEFAULT, "Ratio of cycles the device memory interface moves data."),
-            ("PIPE_FP64_ACTIVE", 1006, 11, _COMMENTED, "Ratio of cycles the fp64 pipes are active."),
-            ("PIPE_FP32_ACTIVE", 1007, 12, _COMMENTED, "Ratio of cycles the fp32 pipes are active."),
-            ("PIPE_FP16_ACTIVE", 1008, 13, _COMMENTED, "Ratio of cycles the fp16 pipes are active."),
-            ("PIPE_TENSOR_IMMA_ACTIVE", 1013, 9, _ON_REQUEST, "Ratio of cycles the integer tensor pipe is active."),
-            ("PIPE_TENSOR_HMMA_ACTIVE", 1014, 7, _ON_REQUEST, "Ratio of cycles the half tensor pipe is active."),
-            ("PIPE_TENSOR_DFMA_ACTIVE", 1015, 6, _ON_REQUEST, "Ratio of cycles the double tensor pipe is active."),
-            ("PIPE_INT_ACTIVE", 1016, 4, _ON_REQUEST, "Ratio of cycles the integer pipe is active."),
-        )
-    ),
-    *(
-        _prof(
-            (f"{engine}{unit}_ACTIVE", first + unit, "0..1", f"Ratio of time {engine} {unit} is active."),
-            gpm + unit,
-            _PERCENT,
-            _ON_REQUEST,
-        )
-        for engine, first, gpm, units in (("NVDEC", 1017, 30, 8), ("NVJPG", 1025, 40, 8), ("NVOFA", 1033, 50, 2))
-        for unit in range(units)
-    ),
-    *(
-        _prof(
-            (f"{name}_BYTES", field_id, "B/s", f"Bytes a second {text}."), number, _FROM_MIB, shown, on_instances=False
-        )
-        for name, field_id, number, shown, text in (
-            ("PCIE_TX", 1009, 20, Shown.DEFAULT, "sent over PCIe, headers and payload"),
-            ("PCIE_RX", 1010, 21, Shown.DEFAULT, "received over PCIe, headers and payload"),
-            ("NVLINK_TX", 1011, 61, _ON_REQUEST, "sent over all NVLinks"),
-            ("NVLINK_RX", 1012, 60, _ON_REQUEST, "received over all NVLinks"),
-            ("C2C_TX_ALL", 1076, 100, _ON_REQUEST, "sent over C2C, headers and payload"),
-            ("C2C_TX_DATA", 1077, 102, _ON_REQUEST, "sent over C2C, payload"),
-            ("C2C_RX_ALL", 1078, 101, _ON_REQUEST, "received over C2C, headers and payload"),
-            ("C2C_RX_DATA", 1079, 103, _ON_REQUEST, "received over C2C, payload"),
-        )
-    ),
-    *(
-        _prof(
-            (
-                f"NVLINK_L{link}_{way}_BYTES",
-                1040 + 2 * link + (way == "RX"),
-                "B/s",
-                f"Bytes a second {verb} over NVLink {link}.",
-            ),
-            62 + 2 * link + (way == "TX"),
-            _FROM_MIB,
-            _ON_REQUEST,
-            on_instances=False,
-        )
-        for link in range(18)
-        for way, verb in (("TX", "sent"), ("RX", "received"))
-    ),
-)
-
 DCGM_METRICS: tuple[GpuMetric, ...] = (
     *SENSORS,
     *LINK_TO_HOST,
@@ -340,4 +250,6 @@ DCGM_METRICS: tuple[GpuMetric, ...] = (
     *MEMORY,
     *NVLINK,
     *PROFILING,
+    *CACHES,
+    *TOTALS,
 )

@@ -2,7 +2,7 @@
 
 Built from the older table: what a family is called there, its id, unit and conversion from NVML's value. Families that
 are not named here kept their names. Sources: NVIDIA/go-dcgm base unit field tests (ids 1600 to 1612), NVIDIA/DCGM
-testing/python3/dcgm_fields.py (names of the older ids) and dcgmlib/dcgm_field_naming.py (grammar). The names of the
+dcgmlib/dcgm_fields.h (names of the older ids) and dcgmlib/dcgm_field_naming.py (grammar). The names of the
 throttle counters follow that grammar; their ids are as a third party read them.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from nodeagent.metrics.dcgm import DCGM_METRICS, GpuMetric
+from nodeagent.metrics.dcgm import DCGM_METRICS
+from nodeagent.metrics.gpu_family import GpuMetric
 from nodeagent.metrics.sources import Conversion
 
 
@@ -48,6 +49,10 @@ _ONLY_RENAMED = {
     "DEV_GPU_TEMP": "DEV_GPU_TEMP_CELSIUS",
     "DEV_MEMORY_TEMP": "DEV_MEMORY_TEMP_CELSIUS",
     "DEV_POWER_USAGE": "DEV_BOARD_POWER_WATTS",
+    "DEV_POWER_USAGE_INSTANT": "DEV_BOARD_POWER_RAW_WATTS",
+    "DEV_POWER_MGMT_LIMIT": "DEV_BOARD_POWER_LIMIT_REQUESTED_WATTS",
+    "DEV_ENFORCED_POWER_LIMIT": "DEV_BOARD_POWER_LIMIT_ENFORCED_WATTS",
+    "DEV_PSTATE": "DEV_GPU_PSTATE",
     "DEV_XID_ERRORS": "DEV_XID_ERROR",
     "DEV_PCIE_REPLAY_COUNTER": "DEV_PCIE_REPLAY_TOTAL",
     "DEV_RETIRED_SBE": "DEV_PAGE_RETIRED_SBE_TOTAL",
@@ -70,6 +75,15 @@ _ONLY_RENAMED = {
     "PROF_PIPE_FP64_ACTIVE": "PROF_FP64_UTIL_RATIO",
     "PROF_PIPE_FP32_ACTIVE": "PROF_FP32_UTIL_RATIO",
     "PROF_PIPE_FP16_ACTIVE": "PROF_FP16_UTIL_RATIO",
+    "PROF_PIPE_TENSOR_IMMA_ACTIVE": "PROF_IMMA_UTIL_RATIO",
+    "PROF_PIPE_TENSOR_HMMA_ACTIVE": "PROF_HMMA_UTIL_RATIO",
+    "PROF_PIPE_TENSOR_DFMA_ACTIVE": "PROF_DFMA_UTIL_RATIO",
+    "PROF_PIPE_INT_ACTIVE": "PROF_INT_UTIL_RATIO",
+    **{
+        f"PROF_{engine}{unit}_ACTIVE": f"PROF_{engine}_UTIL_{unit}_RATIO"
+        for engine, units in (("NVDEC", 8), ("NVJPG", 8), ("NVOFA", 2))
+        for unit in range(units)
+    },
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nodeagent.metrics.dcgm import GpuMetric, Shown
 from nodeagent.metrics.exposition import Family, Kind, labels
+from nodeagent.metrics.gpu_family import GpuMetric, Shown
 from nodeagent.metrics.sources import Conversion, Field, Getter
 from nodeagent.state.gpu import MigMode
 

@@ -22,8 +22,8 @@ from nodeagent.metrics.validation_metrics import VALIDATION_FAMILIES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nodeagent.metrics.dcgm import GpuMetric
     from nodeagent.metrics.exposition import Family
+    from nodeagent.metrics.gpu_family import GpuMetric
 
 MARK = "<!-- from here on made from the catalogue: nodeagent.metrics.reference -->\n"
 
