@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.supervisor.wake import Wake, Waker, fingerprint
+from nodeagent.supervisor.wake import Bell, Wake, Waker, fingerprint
 
 WAITER = """
 from nodeagent.supervisor.wake import Wake, Waker
@@ -93,6 +93,21 @@ def test_an_event_source_wakes_as_udev_only_if_it_has_events() -> None:
         assert waker.wait(60) == expected
         waker.close()
         source.close()
+
+
+def test_a_bell_is_heard_once_and_apart_from_what_can_be_read() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    bell, pipe = Bell(), Pipe(())
+    assert bell.wait((pipe.reader,), 0) == frozenset()
+    threading.Thread(target=bell.ring).start()
+    assert bell.wait((pipe.reader,), 60) == frozenset()
+    assert bell.wait((pipe.reader,), 0) == frozenset()
+    os.write(pipe.writer, b"event")
+    bell.ring()
+    assert bell.wait((pipe.reader,), 60) == {pipe.reader}
+    bell.close()
+    pipe.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def waiter() -> subprocess.Popen[str]:

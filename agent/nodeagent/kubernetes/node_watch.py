@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import logging
 import random
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from nodeagent.errors import DeniedError, GoneError, HostError
+from nodeagent.host.rounds import Rest, Rounds
 from nodeagent.kubernetes.node_api import NodeApi, NodeObject, node_of
 
 ROUND_SECONDS = 240  # how long the API is asked to keep one watch open
 SLACK_SECONDS = 15.0
 GAP_SECONDS, LONGEST_GAP_SECONDS = 1.0, 60.0
 DENIED_SECONDS = 300.0  # a right that is missing now may be given later
+PATIENCE_SECONDS = 2.0
 EVENT_BYTES = 4 << 20
 GONE = 410
 
@@ -40,22 +41,23 @@ class NodeWatch:
         self._version = ""
         self._is_open = False
         self._gap = GAP_SECONDS
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="node-watch", daemon=True)
+        self._pause = 0.0
+        self._rounds = Rounds("node-watch", self._turn, self._rest)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End the open request too."""
-        self._ended.set()
+        self._rounds.end()
         self.api.client.cut()
-        self._thread.join(timeout=2)
+        self._rounds.stop(PATIENCE_SECONDS)
 
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            seconds = self._round() * random.SystemRandom().uniform(0.8, 1.2)  # spreads the load of many nodes
-            self._ended.wait(max(seconds, self.api.client.rest_seconds()))
+    def _turn(self) -> None:
+        self._pause = self._round() * random.SystemRandom().uniform(0.8, 1.2)  # spreads the load of many nodes
+
+    def _rest(self) -> Rest:
+        return Rest(0.0, max(self._pause, self.api.client.rest_seconds()))
 
     def _round(self) -> float:
         """One watch to its end; how long to wait before the next. One that was cut goes on where it was."""

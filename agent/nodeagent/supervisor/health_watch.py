@@ -17,6 +17,7 @@ from nodeagent.health.incidents import BY_KERNEL
 from nodeagent.health.monitor import Before, Cycle, Monitor
 from nodeagent.host.history import Entry, History, Limits, Memory, Query
 from nodeagent.host.ports import Host
+from nodeagent.host.rounds import Complaint
 from nodeagent.spec.health import Health as HealthSpec
 from nodeagent.state.health import NODE, EventKind, Health, HealthEvent, SubjectKind
 from nodeagent.supervisor.health_facts import Reading, observe
@@ -44,7 +45,7 @@ class HealthWatch:
         self._host, self._spec = host, spec
         self._node = socket.gethostname()
         self._waiting: list[HealthEvent] = []
-        self._complaint = ""
+        self._complaint = Complaint("history", logging.ERROR)
         self._lock = threading.Lock()
         self._written, self._learned = float("-inf"), dict[str, str]()
         self._action_seen = 0
@@ -97,7 +98,7 @@ class HealthWatch:
         try:
             found = self.history.select(Query(after=self._action_seen, kinds=(EventKind.ACTION,)))
         except HostError as error:
-            self._complain(error)
+            self._complaint.say(str(error))
             return
         for event in found:
             self._action_seen = event.number
@@ -116,17 +117,17 @@ class HealthWatch:
         try:
             self.history.record(Entry(tuple(self._waiting), entry.findings, entry.cursor, entry.learned))
         except HostError as error:
-            self._complain(error)
+            self._complaint.say(str(error))
         else:
             self._waiting.clear()
-            self._complaint = ""
+            self._complaint.over()
             self._written, self._learned = time.monotonic(), dict(entry.learned)
 
     def _remembered(self) -> Memory:
         try:
             memory = self.history.memory()
         except HostError as error:
-            self._complain(error)
+            self._complaint.say(str(error))
             return Memory()
         if self.history.set_aside:
             text = f"the history was damaged and is set aside as {self.history.set_aside}"
@@ -142,12 +143,7 @@ class HealthWatch:
         try:
             found = self.history.select(Query(kinds=kinds, limit=REPLAYED, since=self.log.booted))
         except HostError as error:
-            self._complain(error)
+            self._complaint.say(str(error))
             return ()
         self._action_seen = max((event.number for event in found), default=0)
         return found
-
-    def _complain(self, error: HostError) -> None:
-        if str(error) != self._complaint:
-            log.error("history: %s", error)
-        self._complaint = str(error)

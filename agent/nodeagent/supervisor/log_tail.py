@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +9,12 @@ from dataclasses import replace
 from nodeagent.errors import HostError
 from nodeagent.health.kernel_lines import read_line
 from nodeagent.host.kernel_follow import Cursor, KmsgFollower, LogBatch
+from nodeagent.host.rounds import Rest, Rounds
+from nodeagent.supervisor.wake import Bell
 
 TICK_SECONDS = 1.0  # a plain file, as on a simulated node, cannot be waited for
+IDLE_SECONDS = 60.0  # the kernel wakes whoever waits for its log
+PATIENCE_SECONDS = 2.0
 REST_SECONDS = 0.2  # between two readings, so that a storm of lines costs little
 KEPT = 20_000  # records that wait for the next cycle; more than that is a loss, and said
 
@@ -26,17 +29,18 @@ class LogTail:
         self._lock = threading.Lock()
         self._waiting = LogBatch()
         self._trouble = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kernel log", daemon=True)
+        self._bell = Bell()
+        self._rounds = Rounds("kernel log", self._listen, lambda: Rest(0.0))
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(2 * TICK_SECONDS)
-        self._follower.close()
+        self._rounds.end()
+        self._bell.ring()
+        if self._rounds.stop(PATIENCE_SECONDS):
+            self._bell.close()
+            self._follower.close()
 
     def take(self) -> tuple[LogBatch, str]:
         """Everything up to now, and why the log cannot be read, "" if it can."""
@@ -45,21 +49,13 @@ class LogTail:
             taken, self._waiting = self._waiting, LogBatch(cursor=self._waiting.cursor)
             return taken, self._trouble
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            if self._read():
-                self.on_line()
-            self._wait()
-
-    def _wait(self) -> None:
-        self._stop.wait(REST_SECONDS)
-        descriptor = self._follower.descriptor
-        if descriptor is None:
-            self._stop.wait(TICK_SECONDS - REST_SECONDS)
-            return
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN | select.POLLPRI)
-        poll.poll(TICK_SECONDS * 1000)
+    def _listen(self) -> None:
+        if self._read():
+            self.on_line()
+        if not self._rounds.pause(REST_SECONDS):
+            descriptor = self._follower.descriptor
+            watched = () if descriptor is None else (descriptor,)
+            self._bell.wait(watched, IDLE_SECONDS if watched else TICK_SECONDS - REST_SECONDS)
 
     def _read(self) -> bool:
         """Read on; whether any line means something."""

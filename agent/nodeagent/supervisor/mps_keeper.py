@@ -7,13 +7,13 @@ that goes does not end the daemon of the others, for the same reason.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nodeagent.errors import HostError
 from nodeagent.host.mps import MpsDaemon, MpsWish
+from nodeagent.host.rounds import Rest, Rounds
 
 log = logging.getLogger("nodeagent")
 LOOK_SECONDS = 10.0
@@ -46,9 +46,7 @@ class MpsKeeper:
         self._wanted, self._on_change, self._path, self._launcher = wanted, on_change, path, launcher
         self._kept: dict[str, _Kept] = {}
         self._ready: frozenset[str] = frozenset()
-        self._wake = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="mps", daemon=True)
+        self._rounds = Rounds("mps", lambda: self.look(time.monotonic()), lambda: Rest(LOOK_SECONDS), about="mps")
 
     @property
     def ready(self) -> frozenset[str]:
@@ -56,23 +54,15 @@ class MpsKeeper:
         return self._ready
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """The daemons go on: pods compute through them."""
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(PATIENCE_SECONDS)
+        self._rounds.stop(PATIENCE_SECONDS)
 
     def ask(self) -> None:
         """Something else may be wanted."""
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            self.look(time.monotonic())
-            self._wake.wait(LOOK_SECONDS)
+        self._rounds.wake()
 
     def look(self, now: float) -> None:
         """One round at `now`, in monotonic seconds."""

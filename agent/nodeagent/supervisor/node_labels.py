@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nodeagent.errors import HostError
+from nodeagent.host.rounds import Complaint, Rest, Rounds
 from nodeagent.kubernetes.node_api import NodeApi, NodeObject
 from nodeagent.kubernetes.node_watch import NodeWatch
 from nodeagent.resources.labels import is_kept_from_work, labels_of
@@ -48,27 +48,26 @@ class NodeLabels:
     _told: Mapping[str, str] = field(default_factory=dict)
     _for: tuple[str, ...] = ()
     _taken: int = -1
-    _complaint: str = ""
+    _complaint: Complaint = field(default_factory=Complaint)
 
     def __post_init__(self) -> None:
-        self._ended, self._wake = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="node-labels", daemon=True)
+        self._read_at = -WATCHED_SECONDS
+        self._rounds = Rounds("node-labels", self._turn, self._rest)
 
     def start(self) -> None:
         if self.watch is not None:
             self.watch.start()
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._ended.set()
-        self._wake.set()
+        self._rounds.end()
         if self.watch is not None:
             self.watch.stop()
-        self._thread.join(timeout=self.period_seconds)
+        self._rounds.stop(self.period_seconds)
 
     def ask(self) -> None:
         """Something has changed, here or there; returns at once."""
-        self._wake.set()
+        self._rounds.wake()
 
     def overridden(self, spec: NodeSpec) -> NodeSpec:
         """The node file as the labels of the node change it; called by the supervisor when it reads the file."""
@@ -86,20 +85,18 @@ class NodeLabels:
         last = self.status().last
         return tuple(last.outcome.state.gpus.values()) if last else ()
 
-    def _run(self) -> None:
-        read_at = -WATCHED_SECONDS
-        while not self._ended.is_set():
-            self._wake.clear()
-            due = time.monotonic() - read_at >= WATCHED_SECONDS * random.SystemRandom().uniform(
-                0.8, 1.0
-            )  # spreads load
-            if due or self._told_by_watch() is None:
-                read_at = time.monotonic()
-                self.round(None)
-            else:
-                self.round(self._told_by_watch())
-            self._ended.wait(max(LEAST_SECONDS, self.api.client.rest_seconds()))
-            self._wake.wait(self.period_seconds)
+    def _turn(self) -> None:
+        """What the watch has told, or the object read anew."""
+        spread = random.SystemRandom().uniform(0.8, 1.0)  # spreads the load of many nodes
+        due = time.monotonic() - self._read_at >= WATCHED_SECONDS * spread
+        if due or self._told_by_watch() is None:
+            self._read_at = time.monotonic()
+            self.round(None)
+        else:
+            self.round(self._told_by_watch())
+
+    def _rest(self) -> Rest:
+        return Rest(self.period_seconds, max(LEAST_SECONDS, self.api.client.rest_seconds()))
 
     def _told_by_watch(self) -> NodeObject | None:
         return self.watch.latest if self.watch is not None else None
@@ -115,16 +112,11 @@ class NodeLabels:
                 self._follow(found)
                 self._publish(found)
         except HostError as error:
-            self._complain(str(error))
+            self._complaint.say(str(error))
         except ValueError as error:
-            self._complain(f"labels are not published: {error}")
+            self._complaint.say(f"labels are not published: {error}")
         else:
-            self._complaint = ""
-
-    def _complain(self, text: str) -> None:
-        if text != self._complaint:
-            log.warning("%s", text)
-        self._complaint = text
+            self._complaint.over()
 
     def _follow(self, node: NodeObject) -> None:
         if self.spec is None or self.spec.labels is None or not self.spec.labels.follow:

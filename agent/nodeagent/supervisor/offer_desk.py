@@ -17,6 +17,7 @@ from nodeagent.errors import HostError, SpecError
 from nodeagent.host.mps import MpsWish
 from nodeagent.host.paths import KUBELET_PLUGINS
 from nodeagent.host.ports import Host
+from nodeagent.host.rounds import Complaint, Rest, Rounds
 from nodeagent.host.unix_socket import answers
 from nodeagent.resources.gpu_offers import GpuOffers, gpu_offers, wanted_mps
 from nodeagent.resources.gpu_units import Around
@@ -59,32 +60,28 @@ class OfferDesk:
     keeper: MpsKeeper | None = None
     found: GpuOffers = field(default_factory=GpuOffers)
     _plugins: DevicePlugins | None = None
-    _complaint: str = ""
 
     def __post_init__(self) -> None:
         self._links: tuple[frozenset[str], Mapping[str, NvLinks]] = (frozenset(), {})
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._stopping = False
+        self._complaint = Complaint("device plugins")
         self._said: tuple[str, ...] = ()
         self._seen: NodeState | None = None
         self._configuration: tuple[str, Imported] | None = None
         self._effective: NodeSpec | None = None
-        self._thread = threading.Thread(target=self._run, name="offers", daemon=True)
+        self._rounds = Rounds("offers", self.look, lambda: Rest(LOOK_SECONDS), at_end=self._close)
         self.network = NetworkDesk(self.host.files, self._has_rival)
         self.host.offering.on_change = self.publish
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
         if self.keeper is not None:
             self.keeper.start()
 
     def stop(self) -> None:
         if self.keeper is not None:
             self.keeper.stop()
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(PATIENCE_SECONDS)
+        self._rounds.stop(PATIENCE_SECONDS)
 
     def take_over(self, spec: NodeSpec) -> None:
         """The node file was read again."""
@@ -93,14 +90,7 @@ class OfferDesk:
 
     def ask(self) -> None:
         """Something may have changed; returns at once."""
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            self.look()
-            self._wake.wait(LOOK_SECONDS)
-        self._close()
+        self._rounds.wake()
 
     def look(self) -> None:
         """One round."""
@@ -111,10 +101,7 @@ class OfferDesk:
             except (HostError, SpecError) as error:
                 problems.append(str(error))
         self.publish()
-        text = "; ".join(problems)
-        if text and text != self._complaint:
-            log.warning("device plugins: %s", text)
-        self._complaint = text
+        self._complaint.say("; ".join(problems))
 
     @property
     def directory(self) -> str:
@@ -248,7 +235,7 @@ class OfferDesk:
             "schemaVersion": 1,
             "directory": self.directory,
             "kubelet": plugins is not None,
-            "problem": self._complaint,
+            "problem": self._complaint.text,
             "remarks": [*self.found.remarks, *self.network.found.remarks],
             "resources": list(plugins.rows()) if plugins is not None else [],
         }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from typing import TYPE_CHECKING
 
 from nodeagent.errors import HostError, UnsupportedError
+from nodeagent.host.rounds import Rest, Rounds
 
 if TYPE_CHECKING:
     from nodeagent.metrics.otlp import OtlpReceiver
     from nodeagent.metrics.view import View
 
-log = logging.getLogger("nodeagent")
 _PATIENCE_SECONDS = 1.0
 _TIMEOUT_SECONDS = 10.0
 
@@ -29,45 +27,30 @@ class OtlpPush:
         self._receiver: OtlpReceiver | None = None
         self._to = ""
         self._next: View | None = None
-        self._complaint = ""
-        self._wake = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
+        self._rounds = Rounds("otlp", self._push, lambda: Rest(None), at_end=self._drop)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(_PATIENCE_SECONDS)
+        self._rounds.stop(_PATIENCE_SECONDS)
 
     def offer(self, view: View) -> None:
         """Send this round as soon as the one before is through; returns at once."""
         if self.endpoint:
             self._next = view
-            self._wake.set()
+            self._rounds.wake()
 
-    def _run(self) -> None:
-        while not self._stopping:
-            self._wake.wait()
-            self._wake.clear()
-            view, self._next = self._next, None
-            if view is not None and not self._stopping:
-                self._send(view)
-        self._drop()
-
-    def _send(self, view: View) -> None:
+    def _push(self) -> None:
+        view, self._next = self._next, None
+        if view is None:
+            return
         try:
             self._opened().send(view)
-        except HostError as error:
+        except HostError:
             self.errors += 1
-            if str(error) != self._complaint:
-                log.warning("%s", error)
-            self._complaint = str(error)
-        else:
-            self.sent += 1
-            self._complaint = ""
+            raise
+        self.sent += 1
 
     def _opened(self) -> OtlpReceiver:
         if self._receiver is None or self._to != self.endpoint:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from nodeagent.errors import HostError, UnsupportedError
+from nodeagent.host.rounds import Complaint, Rest, Rounds
 from nodeagent.state.pods import PodFacts
 
 if TYPE_CHECKING:
     from nodeagent.kubernetes.pod_resources import KubeletPods
 
-log = logging.getLogger("nodeagent")
 _PATIENCE_SECONDS = 1.0
 
 
@@ -29,22 +27,14 @@ class PodWatch:
         self.errors = 0
         self._kubelet: KubeletPods | None = None
         self._asked = ""
-        self._complaint = ""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pods", daemon=True)
+        self._complaint = Complaint("pods not known, the last answer stays")
+        self._rounds = Rounds("pods", self.look, lambda: Rest(self.seconds), at_end=self._drop)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join(_PATIENCE_SECONDS)
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            self.look()
-            self._stopped.wait(self.seconds)
-        self._drop()
+        self._rounds.stop(_PATIENCE_SECONDS)
 
     def look(self) -> None:
         """Ask once; a node without a kubelet costs one look at its socket's place."""
@@ -55,7 +45,7 @@ class PodWatch:
             return
         try:
             self.facts = self._opened().read()
-            self._complaint = ""
+            self._complaint.over()
         except HostError as error:
             self._failed(error)
 
@@ -63,9 +53,7 @@ class PodWatch:
         self.errors += 1
         if self.facts is None:
             self.facts = PodFacts()  # there is a kubelet, and it has not answered yet
-        if str(error) != self._complaint:
-            log.warning("pods not known, the last answer stays: %s", error)
-        self._complaint = str(error)
+        self._complaint.say(str(error))
 
     def _opened(self) -> KubeletPods:
         if self._kubelet is None:

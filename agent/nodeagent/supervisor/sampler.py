@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from nodeagent import __version__
 from nodeagent.errors import HostError
 from nodeagent.host.ports import GpuFault, Host
+from nodeagent.host.rounds import Rest, Rounds
 from nodeagent.metrics.dcgm_computed import P2P_FAMILY
 from nodeagent.metrics.facts import AgentFacts
 from nodeagent.metrics.instruments import Instruments
@@ -76,12 +77,11 @@ class Sampler:
         self._costs: dict[str, float] = {}
         self._errors: dict[str, int] = dict.fromkeys(("gpus", "textfile"), 0)
         self._instruments = Instruments(__version__)
-        self._wake = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        about = "telemetry not read, the last snapshot stays"
+        self._rounds = Rounds("sampler", self.take, lambda: Rest(self.seconds), about=about)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def refresh(self, status: Status) -> None:
         """Sample soon: a pass may have ended, and its outcome should show. Of one thread, the loop's."""
@@ -92,26 +92,15 @@ class Sampler:
 
     def soon(self) -> None:
         """Do not wait for the next round."""
-        self._wake.set()
+        self._rounds.wake()
 
     def pace(self, seconds: float) -> None:
         """Sample in this rhythm from the next round on."""
         self.seconds = seconds
-        self._wake.set()
+        self._rounds.wake()
 
     def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(PATIENCE_SECONDS)
-
-    def _run(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            try:
-                self.take()
-            except HostError as error:
-                log.warning("telemetry not read, the last snapshot stays: %s", error)
-            self._wake.wait(self.seconds)
+        self._rounds.stop(PATIENCE_SECONDS)
 
     def take(self) -> None:
         """One round: read what can be read without disturbing anybody, render, replace the snapshot.

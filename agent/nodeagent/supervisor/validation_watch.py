@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nodeagent.errors import HostError
+from nodeagent.host.rounds import Complaint, Rest, Rounds
 from nodeagent.plan.executor import Report
 from nodeagent.plan.journal import Phase
 from nodeagent.plan.observing import Observer
@@ -49,18 +50,14 @@ class ValidationWatch:
     def __post_init__(self) -> None:
         self._passed: dict[tuple[str, ...], Finding] = {}
         self._driver = ""
-        self._said = ""
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="validation", daemon=True)
+        self._files_complaint = Complaint("validation")
+        self._rounds = Rounds("validation", self.look, self._rest, about="validation")
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stopping.set()
-        self._wake.set()
-        self._thread.join(PATIENCE_SECONDS)
+        self._rounds.stop(PATIENCE_SECONDS)
 
     def take_over(self, spec: NodeSpec) -> None:
         """The node file was read again. Ready files that are no longer our job are taken back."""
@@ -69,7 +66,7 @@ class ValidationWatch:
             try:
                 withdraw(self.observer.host.files)
             except HostError as error:
-                self._complain(f"ready files not removed: {error}")
+                self._files_complaint.say(f"ready files not removed: {error}")
         self.ask()
 
     @property
@@ -78,18 +75,10 @@ class ValidationWatch:
 
     def ask(self) -> None:
         """Something may have changed; returns at once."""
-        self._wake.set()
+        self._rounds.wake()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._wake.clear()
-            try:
-                self.look()
-                self._said = ""
-            except HostError as error:
-                self._complain(str(error))
-            self._stopping.wait(REST_SECONDS)
-            self._wake.wait(self.spec.validation.interval_seconds if self.spec.validation else None)
+    def _rest(self) -> Rest:
+        return Rest(self.spec.validation.interval_seconds if self.spec.validation else None, REST_SECONDS)
 
     def look(self) -> None:
         """One round; nothing without section `validation`, or while steps are taken. HostError."""
@@ -135,13 +124,8 @@ class ValidationWatch:
 
     def _bring(self, found: Validation, facts: Facts) -> None:
         foreign = bring(self.observer.host.files, texts(found, facts.state))
-        if foreign:
-            self._complain(f"ready files of another tool are left alone: {', '.join(foreign)}")
-
-    def _complain(self, text: str) -> None:
-        if text != self._said:
-            log.warning("validation: %s", text)
-        self._said = text
+        names = ", ".join(foreign)
+        self._files_complaint.say(f"ready files of another tool are left alone: {names}" if names else "")
 
     def latest(self) -> Validation:
         """What was found since this boot, by a command too."""

@@ -37,33 +37,54 @@ class EventSource(Protocol):
         """Take all events off."""
 
 
+class Bell:
+    """A pipe for whoever waits on descriptors: rung from any thread or signal handler, heard once."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ring(self) -> None:
+        with suppress(BlockingIOError):  # the pipe is full, so that it is heard anyway
+            os.write(self._writer, b"x")
+
+    def wait(self, descriptors: Iterable[int], seconds: float) -> frozenset[int]:
+        """Which of these can be read, after at most this time; none where only the bell was rung."""
+        poll = select.poll()
+        for number in (self._reader, *descriptors):
+            poll.register(number, select.POLLIN | select.POLLPRI)
+        readable = frozenset(number for number, _ in poll.poll(max(0.0, seconds) * 1000))
+        if self._reader in readable:
+            os.read(self._reader, 4096)
+        return readable - {self._reader}
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
 class Waker:
-    """Collects wake-ups from other threads and signal handlers in a pipe the loop can wait on."""
+    """Collects wake-ups from other threads and signal handlers, and from event sources, for the loop to wait on."""
 
     def __init__(self, source: EventSource | None = None, links: EventSource | None = None) -> None:
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._bell = Bell()
         self._pending: set[Wake] = set()
         self._sources = {Wake.UDEV: source, Wake.LINK: links}
 
     def wake(self, reason: Wake) -> None:
         """May be called from any thread and from a signal handler."""
         self._pending.add(reason)
-        with suppress(BlockingIOError):  # the pipe is full of wake-ups already
-            os.write(self._writer, b"x")
+        self._bell.ring()
 
     def wait(self, seconds: float) -> frozenset[Wake]:
         """Wake-ups so far, after at most this time; empty when the time ran out.
 
-        Each wake-up is added before its byte is written, and the pipe is emptied before the set is: so none is lost,
+        Each wake-up is added before the bell is rung, and that is silent before the set is emptied: so none is lost,
         and one that comes between costs an empty round at most.
         """
         found = ((why, one) for why, one in self._sources.items() if one is not None)
         sources = {number: (why, one) for why, one in found if (number := one.descriptor) is not None}
-        readable, _, _ = select.select([self._reader, *sources], [], [], max(0.0, seconds))
-        if self._reader in readable:
-            os.read(self._reader, 4096)
-        for events in readable:
-            if events in sources and sources[events][1].drain():
+        for events in self._bell.wait(sources, seconds):
+            if sources[events][1].drain():
                 self._pending.add(sources[events][0])
         taken = frozenset(self._pending)
         self._pending -= taken
@@ -87,8 +108,7 @@ class Waker:
         self.wake(Wake.RELOAD)
 
     def close(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
+        self._bell.close()
 
 
 def fingerprint(paths: Iterable[str]) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from nodeagent.errors import DeniedError, HostError
 from nodeagent.health.damping import BAD, Change
 from nodeagent.health.documents import finding_document
+from nodeagent.host.rounds import Rest, Rounds
 from nodeagent.host.webhook import post, read_token
 from nodeagent.spec.health import HealthWebhook, TellFrom
 from nodeagent.state.health import Verdict
@@ -18,6 +19,7 @@ from nodeagent.state.health import Verdict
 QUEUE = 256  # changes that wait; older ones go first, and how many is told with the next
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 300.0
+PATIENCE_SECONDS = 1.0
 ATTEMPTS = 10  # in a row for one change
 
 log = logging.getLogger("nodeagent")
@@ -34,33 +36,23 @@ class Hook:
         self._path_of = path_of
         self._first_wait = first_wait_seconds
         self._queue: deque[dict[str, Any]] = deque(maxlen=QUEUE)
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._rounds = Rounds("webhook", self._deliver_all, lambda: Rest(None))
+        self._rounds.start()
 
     def offer(self, document: dict[str, Any]) -> None:
         """Never waits."""
-        with self._wake:
+        with self._lock:
             self.dropped += len(self._queue) == QUEUE
             self._queue.append(document)
-            self._wake.notify()
+        self._rounds.wake()
 
     def stop(self) -> None:
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        self._thread.join(1.0)
+        self._rounds.stop(PATIENCE_SECONDS)
 
-    def _run(self) -> None:
-        while (document := self._next()) is not None:
-            self._deliver(document)
-
-    def _next(self) -> dict[str, Any] | None:
-        with self._wake:
-            while not self._queue and not self._stopping:
-                self._wake.wait()
-            return None if self._stopping else self._queue.popleft()
+    def _deliver_all(self) -> None:
+        while self._queue and not self._rounds.is_stopping:
+            self._deliver(self._queue.popleft())
 
     def _deliver(self, document: dict[str, Any]) -> None:
         """With doubling waits; given up after some, or at once where the other side refuses for good."""
@@ -75,19 +67,14 @@ class Hook:
             except HostError as error:
                 if attempt == 0:
                     log.warning("webhook, tried again: %s", error)
-                if self._rests(wait):
+                if self._rounds.pause(wait):
                     return
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
             else:
                 self.sent += 1
                 return
-        self.dropped += 1
-
-    def _rests(self, seconds: float) -> bool:
-        """Wait; whether to stop."""
-        with self._wake:
-            self._wake.wait_for(lambda: self._stopping, seconds)
-            return self._stopping
+        with self._lock:
+            self.dropped += 1
 
 
 class Webhooks:
