@@ -118,6 +118,19 @@ class LinkStep(Step):
         return (self.subject,) if self.disturbed else ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class NicStep(Step):
+    """A step on a NIC or a device of it during which nothing may stand on that: its users would lose it."""
+
+    @property
+    def disturbs(self) -> Disturbs:
+        return Disturbs.NIC
+
+    @property
+    def claims(self) -> tuple[Thing, ...]:
+        return (self.subject,)
+
+
 @dataclass(frozen=True)
 class Obstacle:
     """A wish of the node file that cannot become steps now: what, why, and what would help. It is never an exception.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Disturbs, SettingStep, Step
+from nodeagent.resources.base import NicStep, SettingStep, Step
 from nodeagent.state.devlink import Cmode, DevlinkDevice, EswitchMode
 from nodeagent.state.things import Thing, netdev
 
@@ -38,7 +38,7 @@ class SetDevlinkParameter(SettingStep):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReloadDevice(SettingStep):
+class ReloadDevice(NicStep, SettingStep):
     """Write driverinit values and let the driver begin anew: interfaces and virtual functions go, and come back."""
 
     wanted: Values
@@ -60,20 +60,12 @@ class ReloadDevice(SettingStep):
         )
 
     @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,)
-
-    @property
     def resets(self) -> tuple[Thing, ...]:
         return (self.subject,)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetEswitchMode(Step):
+class SetEswitchMode(NicStep):
     """Change the mode of a physical function's embedded switch, while it has no virtual functions."""
 
     mode: EswitchMode
@@ -92,14 +84,6 @@ class SetEswitchMode(Step):
     def satisfied(self, state: NodeState) -> bool:
         found = state.devlink.get(self.subject.name)
         return found is not None and found.eswitch_mode is self.mode
-
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,)
 
     @property
     def resets(self) -> tuple[Thing, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Disturbs, Obstacle, Step
+from nodeagent.resources.base import NicStep, Obstacle, Step
 from nodeagent.spec.roce import RoceEntry
 from nodeagent.state.network import RdmaDevice
 from nodeagent.state.node import NodeState
@@ -22,7 +22,7 @@ ON_THE_WAY = "renaming"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenameRdma(Step):
+class RenameRdma(NicStep):
     """Give an RDMA device another name. Programs that have it open keep it; a look-up by the old name fails."""
 
     name: str
@@ -39,14 +39,6 @@ class RenameRdma(Step):
 
     def satisfied(self, state: NodeState) -> bool:
         return self.name in state.rdma and self.subject.name not in state.rdma
-
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,)
 
 
 def name_steps(entries: Mapping[str, RoceEntry], state: NodeState) -> tuple[tuple[Step, ...], tuple[Obstacle, ...]]:

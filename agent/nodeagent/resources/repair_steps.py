@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodeagent.resources.base import Disturbs, Step
+from nodeagent.resources.base import Disturbs, NicStep, Step
 from nodeagent.resources.mig_steps import CreateGpuInstance
 from nodeagent.resources.sriov_steps import BindFunction
 from nodeagent.state.things import Kind, Thing, gpu
@@ -74,16 +74,8 @@ class RestoreGpuInstance(CreateGpuInstance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RebindNic(BindFunction):
+class RebindNic(NicStep, BindFunction):
     """Take a physical function from its driver and give it back; its interfaces and virtual functions come back."""
-
-    @property
-    def disturbs(self) -> Disturbs:
-        return Disturbs.NIC
-
-    @property
-    def claims(self) -> tuple[Thing, ...]:
-        return (self.subject,)
 
     @property
     def gone(self) -> tuple[Thing, ...]:
