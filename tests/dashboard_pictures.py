@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from dashboard_page import WIDTH, page, page_height
 from dashboard_source import Source
+from listening import port_of
 
 ROOT = Path(__file__).parents[1]
 SCRAPE_SECONDS = 5
@@ -71,29 +71,24 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT / "agent")}
 
 
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
 @contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[None]:
+def running(command: Sequence[str], log: Path) -> Iterator[str]:
+    """A program that is told to listen on any port; its address."""
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment()) as process:
         try:
-            yield
+            yield f"127.0.0.1:{port_of(process.pid)}"
         finally:
             process.terminate()
 
 
 @contextmanager
 def agent(profile: str, base: Path, spec: str) -> Iterator[Node]:
-    directory, address = base / profile, free_address()
+    directory = base / profile
     directory.mkdir()
-    node = Node(profile, directory, address)
-    node.write(spec)
+    Node(profile, directory, "").write(spec)
     place = ("--simulate", profile, "--simulate-dir", str(directory / "n"), "--file", str(directory / "node.yaml"))
-    with running(nodeagent("run", *place, "--listen", address), directory / "log"):
+    with running(nodeagent("run", *place, "--listen", "127.0.0.1:0"), directory / "log") as address:
+        node = Node(profile, directory, address)
         wait_for(lambda: "nodeagent_converged 1" in node.text("/metrics"))
         yield node
 
@@ -113,7 +108,6 @@ def wait_for(true) -> None:
 @contextmanager
 def prometheus(base: Path, targets: dict[str, str]) -> Iterator[str]:
     """A Prometheus that scrapes the addresses under these names, with our rules."""
-    address = free_address()
     jobs = [{"targets": [where], "labels": {"instance": name}} for name, where in targets.items()]
     config = {
         "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": "5s"},
@@ -122,7 +116,7 @@ def prometheus(base: Path, targets: dict[str, str]) -> Iterator[str]:
     }
     (base / "prometheus.yml").write_text(json.dumps(config))
     options = (f"--config.file={base}/prometheus.yml", f"--storage.tsdb.path={base}/data")
-    with running(["prometheus", *options, f"--web.listen-address={address}"], base / "prometheus.log"):
+    with running(["prometheus", *options, "--web.listen-address=127.0.0.1:0"], base / "prometheus.log") as address:
         wait_for(lambda: urllib.request.urlopen(f"http://{address}/-/ready", timeout=5).status == 200)
         yield address
 

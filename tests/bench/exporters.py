@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from listening import port_of
 from nodeagent.simulation.node import open_node
 
 PROFILE = "dgx-a100"
@@ -26,10 +26,9 @@ def fetch(address: str) -> bytes:
 @contextmanager
 def nvitop_exporter(root: Path) -> Iterator[tuple[str, int]]:
     node = open_node(PROFILE, str(root))
-    port = free_port()
-    command = [sys.executable, "-m", "nvitop_exporter", "--bind-address", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "nvitop_exporter", "--bind-address", "127.0.0.1", "--port", "0"]
     try:
-        with _server(command, port, node.machine.environment) as found:
+        with _server(command, node.machine.environment) as found:
             yield found
     finally:
         node.machine.close()
@@ -37,19 +36,19 @@ def nvitop_exporter(root: Path) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def node_exporter(_root: Path) -> Iterator[tuple[str, int]]:
-    port = free_port()
-    with _server(["prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{port}"], port, {}) as found:
+    with _server(["prometheus-node-exporter", "--web.listen-address=127.0.0.1:0"], {}) as found:
         yield found
 
 
 @contextmanager
-def _server(command: list[str], port: int, variables: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+def _server(command: list[str], variables: Mapping[str, str]) -> Iterator[tuple[str, int]]:
     environment = os.environ | dict(variables)
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet) as process:
         try:
-            until(lambda: process.poll() is None and _answers(f"127.0.0.1:{port}"))
-            yield f"127.0.0.1:{port}", process.pid
+            address = f"127.0.0.1:{port_of(process.pid)}"
+            until(lambda: process.poll() is None and _answers(address))
+            yield address, process.pid
         finally:
             process.terminate()
             process.wait(120)
@@ -67,9 +66,3 @@ def until(what: Callable[[], object]) -> None:
     while not what():
         assert time.monotonic() < deadline, "it never came to pass"
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

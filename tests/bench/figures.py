@@ -9,7 +9,6 @@ import argparse
 import http.client
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -208,12 +207,9 @@ def reference_server(series: int) -> Iterator[int]:
         gauge = Gauge(f"family_{family}", "A family.", ["gpu", "uuid", "device", "host"], registry=registry)
         for one in range(min(40, series - family * 40)):
             gauge.labels(str(one), f"GPU-{one}", f"nvidia{one}", "node").set(one)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    server, thread = start_http_server(port, "127.0.0.1", registry)
+    server, thread = start_http_server(0, "127.0.0.1", registry)
     try:
-        yield port
+        yield server.server_port
     finally:
         server.shutdown()
         server.server_close()

@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from bench.exporters import free_port
+from listening import port_of
 from nodeagent.simulation.machine import BoardAt, Machine
 from nvml_client import Client
 
@@ -95,8 +95,7 @@ def test_nvitop_draws_its_table(environment, cut):
 
 def test_nvitops_exporter_serves_the_gpus(machine, environment, cut):
     machine.set_load(machine.gpus[A100].uuid, 50)
-    port = free_port()
-    command = [sys.executable, "-u", "-m", "nvitop_exporter", "--port", str(port), "--interval", "0.25"]
+    command = [sys.executable, "-u", "-m", "nvitop_exporter", "--port", "0", "--interval", "0.25"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as exporter:
         assert exporter.stderr is not None
         try:
@@ -104,7 +103,10 @@ def test_nvitops_exporter_serves_the_gpus(machine, environment, cut):
             while not any("Start the exporter" in line for line in told):
                 told.append(exporter.stderr.readline())
                 assert told[-1], told
-            page = scrape(f"http://127.0.0.1:{port}/metrics", [machine.gpus[A100].uuid, *(row.uuid for row in cut)])
+            page = scrape(
+                f"http://127.0.0.1:{port_of(exporter.pid)}/metrics",
+                [machine.gpus[A100].uuid, *(row.uuid for row in cut)],
+            )
         finally:
             exporter.kill()
     series = dict(re.findall(r"^(gpu_\w+)\{[^}]*" + machine.gpus[A100].uuid + r"[^}]*\} (\S+)$", page, re.MULTILINE))
