@@ -84,6 +84,54 @@ assert links.setups()["ens1"] == tuple(before) or set(dict(before)) == set(dict(
     )
 
 
+def test_routes_and_addresses_of_every_kind_come_back_as_they_were() -> None:
+    """What pyroute2 would lose is among them: tunnels of IP in IP. A next hop object goes with the interface."""
+    _in_namespace(
+        RESTORED
+        + """
+def told():
+    everything = shown("-d -4 route show") + shown("-d -6 route show")
+    everything += shown("-d address show dev ens1")[0]["addr_info"]
+    return sorted(json.dumps(one, sort_keys=True) for one in everything if one.get("protocol") != "kernel"
+        and not str(one.get("local", "")).startswith("fe80"))
+ip("link set ens1 up")
+for words in (
+    "10.7.0.1/24",
+    "10.7.1.1 peer 10.7.1.2/32 label ens1:x noprefixroute",
+    "fd00:7::1/64 nodad",
+    "fd00:9::1/64 home nodad metric 77",
+):
+    ip(f"address add {words} dev ens1")
+for words in (
+    "10.21.0.0/16 via 10.99.0.9 dev ens1 onlink",
+    "10.22.0.0/16 nexthop via 10.7.0.8 dev ens1 weight 3 nexthop via 10.99.0.9 dev ens1 onlink weight 2",
+    "10.23.0.0/16 via inet6 fd00:7::9 dev ens1",
+    "10.25.0.0/16 via 10.7.0.9 dev ens1 mtu lock 1300 advmss 1200 initcwnd 20",
+    "10.26.0.0/16 dev ens1 realm 5",
+    "10.27.0.0/16 dev ens1 tos 0x10 proto 186 scope link src 10.7.0.1",
+    "10.30.0.0/16 encap ip id 7 dst 10.1.1.1 via 10.7.0.9 dev ens1",
+    "fd20::/32 via fd00:7::9 dev ens1 metric 9 pref high",
+    "fd21::/32 nexthop via fd00:7::8 dev ens1 nexthop via fd00:7::9 dev ens1 weight 4",
+    "fd24::/32 encap ip6 id 7 dst fd00:7::9 via fd00:7::9 dev ens1",
+):
+    ip(f"route add {words}")
+were = told()
+assert len(were) == 14, were
+reload()
+assert told() == were, set(told()) ^ set(were)
+ip("nexthop add id 5 via 10.7.0.9 dev ens1")
+ip("route add 10.31.0.0/16 nhid 5")
+try:
+    reload()
+    raise AssertionError("not refused")
+except HostError as error:
+    text = str(error)
+assert text.startswith("restore ens1: refused: route 10.31.0.0/16 via 10.7.0.9 ("), text
+assert told() == were, set(told()) ^ set(were)
+"""
+    )
+
+
 def test_what_is_stacked_on_it_and_what_it_is_part_of_comes_back() -> None:
     _in_namespace(
         """

@@ -1,4 +1,4 @@
-"""Addresses, routes and rules as rtnetlink messages; pure.
+"""Addresses, routes and rules as rtnetlink tells of them; pure.
 
 Sources: include/uapi/linux/{rtnetlink,if_addr,fib_rules}.h, rtnetlink(7).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
 
 from nodeagent.host.link_setup_codec import (
@@ -28,10 +28,10 @@ from nodeagent.host.link_setup_codec import (
     RTPROT_REDIRECT,
     Names,
 )
-from nodeagent.host.netlink_codec import attribute, attributes
+from nodeagent.host.netlink_codec import attributes
 from nodeagent.state.addressing import EVERYWHERE, OUR_PROTOCOL, Route, Rule
 
-RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTM_DELRULE, RTM_GETRULE = 33, 34
 IFA_FLAGS, IFA_F_NODAD, IFA_F_PERMANENT = 8, 0x02, 0x80
 RTA_PRIORITY, RTA_PREFSRC = 6, 7
 FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 2, 6, 15, 21
@@ -40,15 +40,6 @@ RTN_UNICAST = 1
 IPV6_METRIC = 1024  # IP6_RT_PRIO_USER: what the kernel makes of metric 0
 FAMILY = {4: AF_INET, 6: AF_INET6}
 AUTOMATIC = (RTPROT_REDIRECT, RTPROT_KERNEL, RTPROT_RA)
-
-
-def encode_address(address: str, index: int) -> bytes:
-    """IPv6 without duplicate address detection: the file says whose it is, and routes need it at once."""
-    found = ip_interface(address)
-    flags = IFA_F_NODAD if found.version == 6 else 0
-    packed = found.ip.packed
-    head = ADDRESS.pack(FAMILY[found.version], found.network.prefixlen, flags, 0, index)
-    return head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
 
 def decode_address(body: bytes, names: Names) -> tuple[str, str] | None:
@@ -61,23 +52,6 @@ def decode_address(body: bytes, names: Names) -> tuple[str, str] | None:
     if scope == LINK_SCOPE or packed is None or index not in names or not flags & IFA_F_PERMANENT:
         return None
     return names[index], f"{ip_address(packed)}/{prefix}"
-
-
-def encode_route(route: Route, index: int) -> bytes:
-    network = ip_network(route.to)
-    scope = 0 if route.via or network.version == 6 else LINK_SCOPE
-    table = route.table if route.table < 256 else 0
-    head = (FAMILY[network.version], network.prefixlen, 0, 0, table, OUR_PROTOCOL, scope, RTN_UNICAST, 0)
-    tops = attribute(RTA_OIF, struct.pack("=i", index)) + attribute(RTA_TABLE, struct.pack("=I", route.table))
-    if network.prefixlen:
-        tops += attribute(RTA_DST, network.network_address.packed)
-    if route.via:
-        tops += attribute(RTA_GATEWAY, ip_address(route.via).packed)
-    if route.metric:
-        tops += attribute(RTA_PRIORITY, struct.pack("=I", route.metric))
-    if route.source:
-        tops += attribute(RTA_PREFSRC, ip_address(route.source).packed)
-    return ROUTE.pack(*head) + tops
 
 
 def decode_route(body: bytes, names: Names) -> tuple[str, Route, bool] | None:
@@ -95,16 +69,6 @@ def decode_route(body: bytes, names: Names) -> tuple[str, Route, bool] | None:
     via, source = (str(ip_address(tops[one])) if one in tops else "" for one in (RTA_GATEWAY, RTA_PREFSRC))
     metric = 0 if version == 6 and metric == IPV6_METRIC else metric
     return names[index], Route(to, via, number, metric, source), protocol == OUR_PROTOCOL
-
-
-def encode_rule(rule: Rule) -> bytes:
-    network = ip_network(rule.source)
-    table = rule.table if rule.table < 256 else 0
-    head = ROUTE.pack(FAMILY[network.version], 0, network.prefixlen, 0, table, 0, 0, FR_ACT_TO_TBL, 0)
-    tops = attribute(FRA_SRC, network.network_address.packed) if network.prefixlen else b""
-    tops += attribute(FRA_PRIORITY, struct.pack("=I", rule.priority))
-    tops += attribute(FRA_TABLE, struct.pack("=I", rule.table))
-    return head + tops + attribute(FRA_PROTOCOL, bytes((OUR_PROTOCOL,)))
 
 
 def decode_rule(body: bytes) -> tuple[Rule, bool] | None:

@@ -1,36 +1,29 @@
-"""Network interfaces through rtnetlink(7); pyroute2 is imported when something is to be changed, not before.
-
-It costs 24 MB and a quarter of a second, and a pass that changes nothing needs none of it.
-"""
+"""Network interfaces through rtnetlink(7): changed by pyroute2 (`host/rtnl.py`), read by the agent's own sockets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from nodeagent.errors import BusyError, GoneError, HostError, UnsupportedError
+from nodeagent.errors import BusyError, HostError, UnsupportedError
 from nodeagent.host import vf_codec
 from nodeagent.host.addressing import RtnlAddressing
 from nodeagent.host.clock import RealClock
 from nodeagent.host.dcb import NetlinkDcb
 from nodeagent.host.devlink import NetlinkDevlink
-from nodeagent.host.files import ADVICE, ERROR_OF_ERRNO, host_errors
 from nodeagent.host.link_facts import read_uses
 from nodeagent.host.link_ports import LinkAddressing, LinkSettings
 from nodeagent.host.link_settings import KernelLinkSettings
 from nodeagent.host.link_setup import Entries, await_carrier, await_link, read_setups, restore_entries
 from nodeagent.host.link_setup_codec import renamed
-from nodeagent.host.netlink import NO_SUCH_INTERFACE, route_socket
+from nodeagent.host.netlink import route_socket
 from nodeagent.host.ports import Dcb, Devlink, Files, Functions, RdmaDevices
 from nodeagent.host.rdma_devices import NetlinkRdmaDevices
 from nodeagent.host.rdma_netlink import set_netns_shared
 from nodeagent.host.roce_defaults import MODE, TOS, write_default, write_traffic_class
+from nodeagent.host.rtnl import rtnl_on
 from nodeagent.host.sriov import SysfsFunctions
 from nodeagent.state.network import VfSetting, VirtualFunction
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
 
 VF_ADVICE: Mapping[VfSetting, str] = {
     VfSetting.RATE: "drivers take it while the link is up, and up to its speed; some have no minimum or no limit at all"
@@ -131,23 +124,5 @@ def _write_vf(netdev: str, index: int, setting: VfSetting, value: tuple[int | st
 
 
 def _set_link(operation: str, netdev: str, **attributes: Any) -> None:
-    with _netlink(operation, netdev) as route:
-        found = route.link_lookup(ifname=netdev)
-        if not found:
-            raise GoneError(operation, netdev, NO_SUCH_INTERFACE)
-        route.link("set", index=found[0], **attributes)
-
-
-@contextmanager
-def _netlink(operation: str, netdev: str) -> Iterator[IPRoute]:
-    """A socket with extended acknowledgements: the kernel then says in words why it refuses."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 - see the head of the file
-    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
-
-    try:
-        with host_errors(operation, netdev), IPRoute(ext_ack=True) as route:
-            yield route
-    except NetlinkError as error:
-        code, reason = error.args
-        kind = ERROR_OF_ERRNO.get(code, HostError)
-        raise kind(operation, netdev, str(reason).lower(), ADVICE.get(code, "")) from error
+    with rtnl_on(operation, netdev) as (route, index):
+        route.link("set", index=index, **attributes)
