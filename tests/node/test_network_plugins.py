@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from kubelet_devices import DeviceManager, until
 from nodeagent.host.control_client import ask
 from nodeagent.host.pci_facts import read_pci
 from nodeagent.simulation.faults import heal, make_fault
+from nodeagent.simulation.function_parts import with_sub_function, with_vdpa
 from nodeagent.state.rails import relation
 from plugin_place import Place, place_with
 
@@ -17,6 +19,7 @@ GPU, VF, HCA = "nvidia.com/gpu", "nvidia.com/rail_vf", "rdma/hca"
 NICS = {"0000:61:00.0": "enp97s0np0", "0000:e1:00.0": "enp225s0np0"}
 SHARED = {"configList": [{"resourceName": "hca", "rdmaHcaMax": 5, "selectors": {"ifNames": list(NICS.values())}}]}
 FUNCTIONS = {"resourceList": [{"resourceName": "rail_vf", "selectors": {"pfNames": list(NICS.values())}}]}
+PF = "0000:61:00.0"
 FILE = """\
 version: 1
 modules: {nvidia: {modeset: false}, rdma: {stack: inbox}}
@@ -107,6 +110,25 @@ def test_a_gpu_for_a_virtual_machine_is_withdrawn_from_pods_first(place: Place) 
     until(lambda: len(kubelet.healthy(GPU)) == 3 and first.uuid not in kubelet.healthy(GPU), place.told)
     said = place.agent.log.read_text()
     assert said.index(f"withdraw {first.uuid[:12]}") < said.index(f"give {first.pci_address}")
+
+
+def test_sub_functions_vdpa_devices_and_accelerators_are_offered_while_they_are_there(place: Place) -> None:
+    kubelet, pools = place.kubelet, {"sf": "auxNetDevice", "vdpa": "netDevice", "fec": "accelerator"}
+    _wait_offered(place)
+    selectors = {"sf": {"auxTypes": ["sf"], "pfNames": ["enp97s0np0#88"]}, "vdpa": {"vdpaType": "vhost"}, "fec": {}}
+    rows = [{"resourceName": one, "deviceType": kind, "selectors": selectors[one]} for one, kind in pools.items()]
+    place.node.kernel.change(lambda state: with_vdpa(state, "0000:61:01.1", "vhost_vdpa"))
+    place.node.kernel.change(lambda state: with_sub_function(with_sub_function(state, PF, 87), PF, 88))
+    place.node.kernel.change(lambda state: replace(state, accelerators={"0000:8a:00.0": "igb_uio"}))
+    place.write("vf.json", {"resourceList": rows})
+    expected = {"sf": {"mlx5_core.sf.3"}, "vdpa": {"0000:61:01.1"}, "fec": {"0000:8a:00.0"}}
+    until(lambda: all(kubelet.healthy(f"nvidia.com/{one}") == ids for one, ids in expected.items()), place.told)
+    answer = kubelet.admit("vm", "nvidia.com/vdpa", 1)
+    assert [one.host_path for one in answer.devices] == ["/dev/vhost-vdpa-0"]
+    assert kubelet.admit("sf", "nvidia.com/sf", 1).envs["PCIDEVICE_NVIDIA_COM_SF"] == "mlx5_core.sf.3"
+    place.node.kernel.change(lambda state: replace(state, vdpa={}, accelerators={}))
+    until(lambda: not kubelet.listed("nvidia.com/vdpa") and not kubelet.listed("nvidia.com/fec"), place.told)
+    assert kubelet.healthy("nvidia.com/sf") == expected["sf"]
 
 
 def test_a_file_with_a_mistake_changes_nothing_and_another_plugin_is_left_alone(place: Place) -> None:

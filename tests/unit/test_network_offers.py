@@ -195,11 +195,12 @@ def test_one_function_is_in_one_pool_only_and_what_cannot_be_offered_is_said() -
     pools = [
         _sriov({"pfNames": ["enp12s0"]}),
         replace(_sriov({}), resource="nvidia.com/rest"),
-        _sriov({"pKeys": ["1"]}),
+        _sriov({"ddpProfiles": ["GTP"]}),
     ]
     found = network_offers(NetworkPools(functions=tuple(pools)), _node(), Health())
     assert [len(offer.devices) for offer in found.offers] == [4, 4]
-    assert found.remarks[-1] == "nvidia.com/vf is not offered: pKeys is not supported"
+    place = "config.json:1:56: resourceList[0].selectors.ddpProfiles"
+    assert found.remarks[-1] == f"nvidia.com/vf is not offered: {place} is not supported; leave it out"
     assert f"nvidia.com/rest: {PF[0][:8]}01.0 belongs to another pool" in found.remarks
 
 

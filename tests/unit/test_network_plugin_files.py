@@ -113,4 +113,6 @@ def test_the_sriov_plugins_file_is_read_as_it_is() -> None:
     assert first == Selector(vendors=("15b3",), is_rdma=True, parents=(Parent("enp12s0", frozenset({0, 2, 3})),))
     assert second.roots == (Parent(PF),)
     assert _sriov({}, isRdma=True).selectors[0].is_rdma, "where older files have it"
-    assert _sriov({"ddpProfiles": ["GTP"], "vdpaType": ""}).unsupported == ("ddpProfiles",)
+    assert _sriov({"ddpProfiles": ["GTP"], "vdpaType": ""}).unsupported == (
+        "config.json:1:56: resourceList[0].selectors.ddpProfiles",
+    )

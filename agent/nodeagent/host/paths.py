@@ -90,6 +90,8 @@ SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")  # often missing from the PATH of an or
 
 LOADER_CACHE = "/etc/ld.so.cache"
 FIRMWARE = "/lib/firmware"
+SYS_VDPA_DEVICES = "/sys/bus/vdpa/devices"
+SYS_AUXILIARY_DEVICES = "/sys/bus/auxiliary/devices"
 SYS_CLASS_VERBS = "/sys/class/infiniband_verbs"
 SYS_CLASS_MAD = "/sys/class/infiniband_mad"
 SYS_PRODUCT_NAME = "/sys/class/dmi/id/product_name"

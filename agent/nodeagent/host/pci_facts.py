@@ -57,9 +57,14 @@ def read_groups(files: Files, pci: Mapping[str, PciFunction]) -> Mapping[str, tu
 
 def _members(files: Files, group: str, pci: Mapping[str, PciFunction]) -> Iterator[PciFunction]:
     for address in files.names(f"{SYS_IOMMU_GROUPS}/{group}/devices"):
-        directory = f"{SYS_PCI_DEVICES}/{address}"
-        vendor, class_code = (parse_id(files.read_optional(f"{directory}/{name}")) for name in ("vendor", "class"))
-        yield pci.get(address) or _described(files, address, vendor, class_code)
+        yield pci.get(address) or read_function(files, address)
+
+
+def read_function(files: Files, address: str) -> PciFunction:
+    """One function, whatever it is."""
+    directory = f"{SYS_PCI_DEVICES}/{address}"
+    vendor, class_code = (parse_id(files.read_optional(f"{directory}/{name}")) for name in ("vendor", "class"))
+    return _described(files, address, vendor, class_code)
 
 
 def _described(files: Files, address: str, vendor: str, class_code: str) -> PciFunction:

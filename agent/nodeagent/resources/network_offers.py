@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from nodeagent.errors import HostError
 from nodeagent.host.paths import DEV, DEV_INFINIBAND
 from nodeagent.resources.cdi_specs import RDMA_KIND
+from nodeagent.resources.network_kinds import accelerators_of, parts_of
 from nodeagent.resources.network_units import (
     VFIO,
     VFIO_PCI,
@@ -26,7 +27,7 @@ from nodeagent.resources.network_units import (
     seen,
     shared_devices,
 )
-from nodeagent.spec.network_plugins import FunctionPool, SharedPool
+from nodeagent.spec.network_plugins import FunctionPool, PoolKind, SharedPool
 from nodeagent.state.health import Health
 from nodeagent.state.network import RdmaDevice
 from nodeagent.state.node import NodeState
@@ -75,14 +76,26 @@ def network_offers(
     taken: set[str] = set()
     for one in pools.functions:
         if one.unsupported:
-            remarks.append(f"{one.resource} is not offered: {', '.join(one.unsupported)} is not supported")
+            remarks.append(
+                f"{one.resource} is not offered: {', '.join(one.unsupported)} is not supported; leave it out"
+            )
             continue
-        mine = functions_of(one, state, health, known.get(one.resource, ()))
+        mine = _units_of(one, state, health, known.get(one.resource, ()))
         units[one.resource] = tuple(_held(unit, withdrawn) for unit in mine if unit.address not in taken)
         remarks += [f"{one.resource}: {unit.address} belongs to another pool" for unit in mine if unit.address in taken]
         taken |= {unit.address for unit in mine}
         offers.append(_function_offer(one, units[one.resource], pools.cdi, state))
     return NetworkOffers(tuple(offers), units, tuple(remarks))
+
+
+def _units_of(
+    pool: FunctionPool, state: NodeState, health: Health, before: tuple[NetworkUnit, ...]
+) -> tuple[NetworkUnit, ...]:
+    if pool.kind is PoolKind.ACCELERATOR:
+        return accelerators_of(pool, state)
+    if pool.kind is PoolKind.AUXILIARY:
+        return parts_of(pool, state, health, before)
+    return functions_of(pool, state, health, before)
 
 
 def _held(unit: NetworkUnit, withdrawn: frozenset[str]) -> NetworkUnit:
@@ -184,6 +197,8 @@ class FunctionAllocator:
             info["extra"] = extra
         if unit.driver == VFIO_PCI:
             info["vfio"] = {"mount": VFIO, "dev-mount": unit.nodes[-1]}
+        elif unit.vdpa:
+            info |= {"vdpa": {"mount": unit.vdpa.node}} if unit.vdpa.node else {}
         elif unit.rdma:
             kinds = {_kind(path): path for path in unit.nodes}
             info["rdma"] = {**kinds, "rdma_dev": unit.rdma}

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 from nodeagent.host.paths import DEV_INFINIBAND, DEV_VFIO
 from nodeagent.resources.guarded import CONTROL
-from nodeagent.spec.network_plugins import FunctionPool, Parent, Selector, SharedPool
+from nodeagent.spec.network_plugins import FunctionPool, Parent, Selector, SharedPool, VdpaType
+from nodeagent.state.functions import VdpaDevice
 from nodeagent.state.health import Health, SubjectKind, Verdict
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, VfLinkState
 from nodeagent.state.node import NodeState
 
 NETWORK, INFINIBAND = "02", "0207"
+INFINIBAND_LINK = "infiniband"
 ACTIVE = "ACTIVE"
 RDMA_CM, VFIO = f"{DEV_INFINIBAND}/rdma_cm", f"{DEV_VFIO}/vfio"
 VFIO_PCI = "vfio-pci"
@@ -27,7 +29,7 @@ DEFAULT_ROUTE = "default route"
 class NetworkUnit:
     """One function. `port` is the address of the physical function behind it, `rdma` its RDMA device or "".
 
-    `problem` says why no pod may get it.
+    `vdpa` is its vDPA device, where one is wanted. `problem` says why no pod may get it.
     """
 
     address: str
@@ -36,6 +38,7 @@ class NetworkUnit:
     numa_nodes: tuple[int, ...] = ()
     rdma: str = ""
     nodes: tuple[str, ...] = ()
+    vdpa: VdpaDevice | None = None
     problem: str = ""
 
 
@@ -70,8 +73,9 @@ def functions_of(
         if any(_matches(selector, one, state, there) for selector in pool.selectors):
             found.append(_unit(one, pool, state, there))
         elif address in known and known[address].driver == one.driver and _may_match(pool, one, state, there):
-            found.append(replace(known[address], problem=""))
-    return tuple(_judged(unit, state, there, health) for unit in found)
+            unit = known[address]
+            found.append(replace(unit, problem="") if unit.vdpa is None else _unit(one, pool, state, there))
+    return tuple(judged(unit, state, there, health) for unit in found)
 
 
 def _is_the_hosts(one: PciFunction, there: Seen) -> bool:
@@ -82,7 +86,7 @@ def _is_the_hosts(one: PciFunction, there: Seen) -> bool:
 
 
 def _matches(selector: Selector, one: PciFunction, state: NodeState, there: Seen) -> bool:
-    return _fixed(selector, one, state, there) and _live(selector, one, there)
+    return _fixed(selector, one, state, there) and _live(selector, one, state, there)
 
 
 def _may_match(pool: FunctionPool, one: PciFunction, state: NodeState, there: Seen) -> bool:
@@ -92,25 +96,47 @@ def _may_match(pool: FunctionPool, one: PciFunction, state: NodeState, there: Se
 def _fixed(selector: Selector, one: PciFunction, state: NodeState, there: Seen) -> bool:
     """What is true of a function wherever its interface is."""
     return (
-        _among(one.vendor, selector.vendors)
-        and _among(one.device, selector.devices)
-        and _among(one.driver, selector.drivers)
-        and _among(one.address, selector.addresses)
+        is_described(selector, one, state)
+        and among(one.address, selector.addresses)
+        and (not selector.vdpa or _vdpa(selector, one, state) is not None)
         and (not selector.parents or any(_is_of(there.addresses, parent, one, state) for parent in selector.parents))
         and (not selector.roots or any(_is_of({}, parent, one, state) for parent in selector.roots))
     )
 
 
-def _live(selector: Selector, one: PciFunction, there: Seen) -> bool:
-    netdev = there.netdevs.get(one.address)
+def is_described(selector: Selector, one: PciFunction, state: NodeState) -> bool:
+    """Whether the function is of the kind that a selector says."""
     return (
-        _among(netdev.name if netdev is not None else "", selector.interfaces)
-        and _among(_link_type(one, there), selector.link_types)
-        and (not selector.is_rdma or one.address in there.rdma)
+        among(one.vendor, selector.vendors)
+        and among(one.device, selector.devices)
+        and among(one.driver, selector.drivers)
+        and among(state.functions.acpi_indexes.get(one.address, ""), selector.acpi_indexes)
     )
 
 
-def _among(value: str, wanted: tuple[str, ...]) -> bool:
+def _vdpa(selector: Selector, one: PciFunction, state: NodeState) -> VdpaDevice | None:
+    """The function's vDPA device, if it is of the kind that a selector wants."""
+    found = state.functions.vdpa.get(one.address)
+    return found if found is not None and selector.vdpa and found.driver == selector.vdpa.driver else None
+
+
+def _has_key(selector: Selector, one: PciFunction, state: NodeState, there: Seen) -> bool:
+    """Ports of Ethernet have a partition key too, which says nothing."""
+    key = state.functions.partition_keys.get(one.address)
+    return not selector.partition_keys or (key in selector.partition_keys and link_type(one, there) == INFINIBAND_LINK)
+
+
+def _live(selector: Selector, one: PciFunction, state: NodeState, there: Seen) -> bool:
+    netdev = there.netdevs.get(one.address)
+    return (
+        among(netdev.name if netdev is not None else "", selector.interfaces)
+        and among(link_type(one, there), selector.link_types)
+        and (not selector.is_rdma or one.address in there.rdma)
+        and _has_key(selector, one, state, there)
+    )
+
+
+def among(value: str, wanted: tuple[str, ...]) -> bool:
     return not wanted or value in wanted
 
 
@@ -123,30 +149,35 @@ def _is_of(names: Mapping[str, str], parent: Parent, one: PciFunction, state: No
     return parent.indices is None or (one.address in siblings and siblings.index(one.address) in parent.indices)
 
 
-def _link_type(one: PciFunction, there: Seen) -> str:
+def link_type(one: PciFunction, there: Seen) -> str:
     """Type of the link, ether or infiniband; "" where no interface says it."""
     rdma = there.rdma.get(one.address)
     if rdma is not None and rdma.ports:
-        return "infiniband" if rdma.ports[0].link_layer == "InfiniBand" else "ether"
+        return INFINIBAND_LINK if rdma.ports[0].link_layer == "InfiniBand" else "ether"
     if one.address not in there.netdevs:
         return ""
-    return "infiniband" if one.class_code.startswith(INFINIBAND) else "ether"
+    return INFINIBAND_LINK if one.class_code.startswith(INFINIBAND) else "ether"
 
 
 def _unit(one: PciFunction, pool: FunctionPool, state: NodeState, there: Seen) -> NetworkUnit:
     rdma = there.rdma.get(one.address)
     wants_rdma = any(selector.is_rdma for selector in pool.selectors)
-    nodes = rdma_nodes(rdma.name, state) if rdma is not None and wants_rdma else ()
-    if one.driver == VFIO_PCI and one.vfio_minor >= 0:
-        nodes = (VFIO, f"{DEV_VFIO}/{one.iommu_group}")
+    own = rdma_nodes(rdma.name, state) if rdma is not None and wants_rdma else ()
+    vdpa = next(filter(None, (_vdpa(selector, one, state) for selector in pool.selectors)), None)
     return NetworkUnit(
         address=one.address,
         port=one.physfn or one.address,
         driver=one.driver,
         numa_nodes=(one.numa_node,) if one.numa_node >= 0 and pool.with_topology else (),
         rdma=rdma.name if rdma is not None and wants_rdma else "",
-        nodes=nodes,
+        nodes=vfio_nodes(one) or ((vdpa.node,) if vdpa and vdpa.node else own),
+        vdpa=vdpa,
     )
+
+
+def vfio_nodes(one: PciFunction) -> tuple[str, ...]:
+    """The nodes by which a program has the function, if vfio-pci does."""
+    return (VFIO, f"{DEV_VFIO}/{one.iommu_group}") if one.driver == VFIO_PCI and one.vfio_minor >= 0 else ()
 
 
 def rdma_nodes(name: str, state: NodeState) -> tuple[str, ...]:
@@ -155,15 +186,18 @@ def rdma_nodes(name: str, state: NodeState) -> tuple[str, ...]:
     return (*(node.path for node in own), RDMA_CM) if any(node.port == 0 for node in own) else ()
 
 
-def _judged(unit: NetworkUnit, state: NodeState, there: Seen, health: Health) -> NetworkUnit:
-    return replace(unit, problem=_own_problem(unit) or _vf_port_problem(unit, state, there, health))
+def judged(unit: NetworkUnit, state: NodeState, there: Seen, health: Health) -> NetworkUnit:
+    return replace(unit, problem=own_problem(unit) or _vf_port_problem(unit, state, there, health))
 
 
-def _own_problem(unit: NetworkUnit) -> str:
+def own_problem(unit: NetworkUnit) -> str:
+    """What is wrong with the device itself, whatever its port is like."""
     if not unit.driver:
         return "it has no driver"
     if unit.driver == VFIO_PCI and not unit.nodes:
         return f"it is with {VFIO_PCI} and there is no device of its IOMMU group"
+    if unit.vdpa and unit.vdpa.driver == VdpaType.VHOST.driver and not unit.vdpa.node:
+        return f"its vDPA device {unit.vdpa.name} has no node; vhost_vdpa makes it"
     if unit.rdma and not unit.nodes:
         return f"{unit.rdma} has no uverbs node; ib_uverbs makes it"
     return ""

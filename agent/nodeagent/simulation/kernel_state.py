@@ -162,6 +162,15 @@ class LogLine:
 
 
 @dataclass(frozen=True)
+class SubFunction:
+    """A part of the function at this address with the administrator's number (sfnum) and its interface."""
+
+    parent: str
+    number: int
+    netdev: str
+
+
+@dataclass(frozen=True)
 class KernelState:
     """The whole simulated kernel. `generation` counts changes, `drivers` maps PCI address to bound driver."""
 
@@ -182,6 +191,10 @@ class KernelState:
     pci_words: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # written registers by address and offset
     companions: tuple[str, ...] = ()  # addresses of sound and USB functions beside GPUs
     no_vf_probe: tuple[str, ...] = ()  # physical functions with sriov_drivers_autoprobe 0
+    acpi_indexes: Mapping[str, int] = field(default_factory=dict)  # of onboard devices by PCI address
+    parts: Mapping[str, SubFunction] = field(default_factory=dict)  # by name of the auxiliary device
+    vdpa: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # PCI address and driver, by name
+    accelerators: Mapping[str, str] = field(default_factory=dict)  # driver by PCI address
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     processes: Mapping[str, FakeProcess] = field(default_factory=dict)
     last_pid: int = 4_200_000  # above the kernel's PID_MAX_LIMIT of 2^22, so that no real process can have such a PID
@@ -196,6 +209,7 @@ class KernelState:
     other_namespaces: int = 0  # network namespaces besides the first
     firmware_path: str = ""
     pci_widths: Mapping[str, int] = field(default_factory=dict)  # lanes in use, where fewer than the card has
+    partition_keys: Mapping[str, int] = field(default_factory=dict)  # at index 0 by RDMA device, where not the default
     port_rates: Mapping[str, int] = field(default_factory=dict)  # megabits per second, where not the card's own
     port_errors: Mapping[str, int] = field(default_factory=dict)  # by "mlx5_0/symbol_error", on top of the usual
     lost_gids: tuple[str, ...] = ()  # RDMA devices whose GIDs of addresses are gone
@@ -252,6 +266,7 @@ def decode(text: str) -> KernelState:
     raw["regions"] = tuple(Region(**item) for item in raw["regions"])
     raw["interfaces"] = {name: Interface(**item) for name, item in raw["interfaces"].items()}
     raw["processes"] = {name: FakeProcess(**item) for name, item in raw["processes"].items()}
+    raw["parts"] = {name: SubFunction(**item) for name, item in raw.get("parts", {}).items()}
     raw["faults"] = tuple(Fault(**item) for item in raw["faults"])
     raw["log"] = tuple(LogLine(**item) for item in raw["log"])
     return KernelState(**raw)

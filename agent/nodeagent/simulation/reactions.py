@@ -125,14 +125,22 @@ def unbound(state: KernelState, address: str) -> KernelState:
     """The function without a driver; its interfaces and virtual functions are gone with it."""
     virtual = [vf_address(address, index) for index in range(state.vfs.get(address, 0))]
     gone = (address, *virtual)
+    parts = {name: part for name, part in state.parts.items() if part.parent in gone}
+    netdevs = {part.netdev for part in parts.values()}
     return replace(
         state,
+        parts=edited(state.parts, **dict.fromkeys(parts)),
+        vdpa=edited(state.vdpa, **{name: None for name, (parent, _) in state.vdpa.items() if parent in gone}),
         drivers=edited(state.drivers, **dict.fromkeys(gone)),
         rdma_names=edited(state.rdma_names, **{address: None}),
         overrides=edited(state.overrides, **dict.fromkeys(virtual)),
         vf_settings=edited(state.vf_settings, **dict.fromkeys(virtual)),
         vfs=edited(state.vfs, **{address: None}),
-        interfaces={key: item for key, item in state.interfaces.items() if item.pci_address not in gone},
+        interfaces={
+            key: item
+            for key, item in state.interfaces.items()
+            if item.pci_address not in gone and item.name not in netdevs
+        },
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
 from nodeagent.host.files import rooted
-from nodeagent.simulation import tree_driver, tree_modules, tree_network, tree_pci
+from nodeagent.simulation import function_parts, tree_driver, tree_modules, tree_network, tree_pci
 from nodeagent.simulation.holders import read_node, write_node
 from nodeagent.simulation.tree_entry import Entry, Tree, line
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LAST = "/initstate"  # a module counts as there once this file is: so it comes last and goes first
 _CAPABILITIES = f"{paths.PROC_NVIDIA_CAPABILITIES}/"
 # Folders of /dev that devtmpfs and udev fill, not the agent.
+_OWN_NODES = ("nvidia-fs", "vhost-vdpa-")
 _OWN_DEVICES = ("infiniband", "dri", "vfio", "nvidia-caps-imex-channels")
 
 
@@ -34,6 +35,7 @@ def render(profile: Profile, state: KernelState, uuids: Mapping[str, str]) -> Tr
         **tree_modules.render(state),
         **tree_pci.render(profile, state),
         **tree_network.render(profile, state),
+        **function_parts.render(profile, state),
         **tree_driver.render(profile, state, uuids),
         **_processes(state),
         paths.SYS_PRODUCT_NAME: line(profile.product),
@@ -150,7 +152,7 @@ class TreeWriter:
         for root in roots:
             yield from self._below(root)
         with suppress(FileNotFoundError):
-            made = [name for name in os.listdir(self._at(paths.DEV)) if name.startswith("nvidia-fs")]
+            made = [name for name in os.listdir(self._at(paths.DEV)) if name.startswith(_OWN_NODES)]
             yield from (f"{paths.DEV}/{name}" for name in made)
 
     def _below(self, root: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nodeagent.host import paths
 from nodeagent.simulation import congestion, tree_roce
+from nodeagent.simulation.function_parts import interface_folder
 from nodeagent.simulation.kernel_state import Interface
 from nodeagent.simulation.profiles import CARDS
 from nodeagent.simulation.reactions import mac_of, rdma_slots
@@ -42,6 +43,7 @@ COUNTERS = (
 )
 _ZERO_GID = "0000:0000:0000:0000:0000:0000:0000:0000"
 _GIDS = 16
+_DEFAULT_KEY = 0xFFFF  # full member of the default partition
 _RATES = {
     25_000: "25 Gb/sec (1X EDR)",
     400_000: "400 Gb/sec (4X NDR)",
@@ -53,7 +55,9 @@ _RATES = {
 def render(profile: Profile, state: KernelState) -> Tree:
     tree: Tree = {}
     for interface in (LOOPBACK, *state.interfaces.values()):
-        tree.update(_interface(slot_at(state, profile, interface.pci_address), interface))
+        slot = slot_at(state, profile, interface.pci_address)
+        device = device_folder(slot) if slot else interface_folder(profile, state, interface.name)
+        tree.update(_interface(slot, device, interface))
     for number, slot in enumerate(rdma_slots(state, profile)):
         tree.update(_rdma(state, slot, number))
     tree.update(tree_roce.entries(state, profile))
@@ -64,8 +68,9 @@ def render(profile: Profile, state: KernelState) -> Tree:
     return tree
 
 
-def _interface(slot: Slot | None, interface: Interface) -> Entries:
-    parent = device_folder(slot) if slot else f"{paths.SYS_DEVICES}/virtual"
+def _interface(slot: Slot | None, device: str, interface: Interface) -> Entries:
+    """`device` is the folder of what it belongs to, "" for a software device."""
+    parent = device or f"{paths.SYS_DEVICES}/virtual"
     folder = f"{parent}/net/{interface.name}"
     place = f"{paths.SYS_CLASS_NET}/{interface.name}"
     yield place, link(place, folder)
@@ -75,7 +80,7 @@ def _interface(slot: Slot | None, interface: Interface) -> Entries:
     for name, text in (
         ("mtu", interface.mtu),
         ("flags", f"0x{(0x8 if loopback else 0x1002) + interface.up + (0x40 if running else 0):x}"),
-        ("operstate", "unknown" if loopback or not slot else "up" if running else "down"),
+        ("operstate", "unknown" if loopback or not device else "up" if running else "down"),
         ("address", interface.mac or "02:00:00:00:00:01"),
         ("type", 772 if loopback else 32 if interface.driver == "ib_ipoib" else 1),
         ("tx_queue_len", interface.settings.get("device.tx_queue_length", 1000)),
@@ -85,8 +90,8 @@ def _interface(slot: Slot | None, interface: Interface) -> Entries:
     # The kernel answers EINVAL for these two while the interface is down; an empty file stands for that.
     yield f"{folder}/carrier", line(int(interface.carrier)) if interface.up else Entry()
     yield f"{folder}/speed", line(speed) if running and speed else Entry()
-    if slot:
-        yield f"{folder}/device", link(f"{folder}/device", device_folder(slot))
+    if device:
+        yield f"{folder}/device", link(f"{folder}/device", device)
 
 
 def _rdma(state: KernelState, slot: Slot, number: int) -> Entries:
@@ -147,6 +152,7 @@ def _port(state: KernelState, slot: Slot, folder: str) -> Entries:
         yield f"{folder}/gid_attrs/ndevs/{index}", line(netdev) if kind and ethernet else Entry()
     for name, kind, _ in COUNTERS:
         yield f"{folder}/{kind}/{name}", line(0)
+    yield f"{folder}/pkeys/0", line(f"0x{state.partition_keys.get(slot.rdma, _DEFAULT_KEY):04x}")
 
 
 def _gids(state: KernelState, slot: Slot) -> tuple[tuple[str, str], ...]:

@@ -102,6 +102,11 @@ class Table:
         if name in self.values:
             self.reader.remark(self._mark(name), self._place(name), text)
 
+    def where(self, name: str) -> str:
+        """FILE:LINE:COLUMN: KEY, as mistakes are told."""
+        mark = self._mark(name)
+        return f"{self.reader.file}:{mark.line}:{mark.column}: {self._place(name)}"
+
     def _node(self, name: str) -> Node | None:
         return self.values[name][1] if name in self.values else None
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
 
 from nodeagent.errors import SpecError, SpecProblem
 from nodeagent.spec.document import Items, Node, Pairs, Text, compose
 from nodeagent.spec.foreign import ForeignReader, Table, pci_addresses, pci_id
 from nodeagent.spec.names import pci_address
+from nodeagent.state.functions import Asked
 
 SHARED_PREFIX = "rdma"
 MOST_SHARES = 10_000  # the kubelet keeps each of them in memory and in its checkpoint
@@ -26,7 +28,37 @@ _SHARED = ("resourceName", "resourcePrefix", "rdmaHcaMax", "devices", "selectors
 _FUNCTIONS = ("resourceName", "resourcePrefix", "deviceType", "excludeTopology", "selectors", "additionalInfo")
 _SWITCHES = ("isRdma", "needVhostNet")
 _LISTS = ("vendors", "devices", "drivers", "pciAddresses", "pfNames", "nicNames", "rootDevices", "linkTypes")
-NOT_OFFERED = ("acpiIndexes", "pKeys", "ddpProfiles", "vdpaType")
+NOT_OFFERED = ("ddpProfiles",)
+_PARTITION_KEY = re.compile(r"0x0*([0-9a-fA-F]{1,4})")
+_SUB_FUNCTION = "sf"
+
+
+class PoolKind(StrEnum):
+    """What a pool is made of: network functions, processing accelerators, or parts of a function."""
+
+    NETWORK = "netDevice"
+    ACCELERATOR = "accelerator"
+    AUXILIARY = "auxNetDevice"
+
+
+class VdpaType(StrEnum):
+    """How a vDPA device is used: by a program through its node, or as an interface of this kernel."""
+
+    VHOST = "vhost"
+    VIRTIO = "virtio"
+
+    @property
+    def driver(self) -> str:
+        """As sysfs names it (drivers/vhost/vdpa.c, drivers/virtio/virtio_vdpa.c)."""
+        return f"{self.value}_vdpa"
+
+
+_COMMON = ("vendors", "devices", "drivers", "acpiIndexes")
+_SELECTORS: Mapping[PoolKind, tuple[str, ...]] = {
+    PoolKind.NETWORK: (*_LISTS, *_SWITCHES, "acpiIndexes", "pKeys", "vdpaType", *NOT_OFFERED),
+    PoolKind.ACCELERATOR: (*_COMMON, "pciAddresses"),
+    PoolKind.AUXILIARY: (*_COMMON, "auxTypes", "pfNames", "rootDevices", "linkTypes", *_SWITCHES),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +81,10 @@ class Selector:
     link_types: tuple[str, ...] = ()
     parents: tuple[Parent, ...] = ()
     roots: tuple[Parent, ...] = ()
+    acpi_indexes: tuple[str, ...] = ()
+    partition_keys: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = ()
+    vdpa: VdpaType | None = None
     is_rdma: bool = False
 
 
@@ -63,7 +99,9 @@ class SharedPool:
 
 @dataclass(frozen=True)
 class FunctionPool:
-    """Network functions, each for one pod. `unsupported` names keys without which it cannot be offered as meant."""
+    """Network functions, each for one pod. `unsupported` are keys without which it cannot be offered as meant, each
+    with its place in the file.
+    """
 
     resource: str
     selectors: tuple[Selector, ...]
@@ -71,6 +109,18 @@ class FunctionPool:
     needs_vhost: bool = False
     info: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     unsupported: tuple[str, ...] = ()
+    kind: PoolKind = PoolKind.NETWORK
+
+    @property
+    def asked(self) -> frozenset[Asked]:
+        """What must be known of functions beyond what is always read."""
+        by_kind = {PoolKind.ACCELERATOR: Asked.ACCELERATORS, PoolKind.AUXILIARY: Asked.AUXILIARY}
+        wanted = {by_kind[self.kind]} if self.kind in by_kind else set()
+        for one in self.selectors:
+            wanted |= {Asked.ACPI_INDEXES} if one.acpi_indexes else set()
+            wanted |= {Asked.PARTITION_KEYS} if one.partition_keys else set()
+            wanted |= {Asked.VDPA} if one.vdpa else set()
+        return frozenset(wanted)
 
 
 def parse_shared(text: str, file: str) -> tuple[SharedPool, ...]:
@@ -113,18 +163,21 @@ def parse_functions(text: str, file: str, prefix: str) -> tuple[FunctionPool, ..
 
 
 def _function_pool(table: Table, prefix: str) -> FunctionPool:
-    kind = table.text("deviceType", ("netDevice", "accelerator", "auxNetDevice", "")) or "netDevice"
-    tables = list(_selector_tables(table))
+    said = table.text("deviceType", (*(one.value for one in PoolKind), "")) or PoolKind.NETWORK
+    kind = PoolKind(said)
+    tables = list(_selector_tables(table, kind))
     above = bool(table.flag("isRdma"))
     vhost = [bool(one.flag("needVhostNet")) for one in (table, *tables)]
-    missing = [name for one in tables for name in NOT_OFFERED if _is_set(one, name)]
+    if kind is PoolKind.AUXILIARY and not tables:
+        table.wrong("selectors", 'expected auxTypes: ["sf"] in the selectors of an auxNetDevice')
     return FunctionPool(
         resource=_resource(table, prefix),
-        selectors=tuple(_selector(one, above) for one in tables) or (Selector(is_rdma=above),),
+        selectors=tuple(_selector(one, above, kind) for one in tables) or (Selector(is_rdma=above),),
         with_topology=not table.flag("excludeTopology"),
         needs_vhost=any(vhost),
         info=_info(table),
-        unsupported=tuple(dict.fromkeys(([] if kind == "netDevice" else [f"deviceType {kind}"]) + missing)),
+        unsupported=tuple(one.where(name) for one in tables for name in NOT_OFFERED if _is_set(one, name)),
+        kind=kind,
     )
 
 
@@ -136,8 +189,8 @@ def _is_set(table: Table, name: str) -> bool:
     return not (isinstance(node, Items) and not node.items) and not (isinstance(node, Text) and not node.text)
 
 
-def _selector_tables(table: Table) -> Iterator[Table]:
-    known = (*_LISTS, *_SWITCHES, *NOT_OFFERED)
+def _selector_tables(table: Table, kind: PoolKind) -> Iterator[Table]:
+    known = _SELECTORS[kind]
     node = table.values["selectors"][1] if "selectors" in table else None
     if isinstance(node, Items):
         yield from table.tables("selectors", known)
@@ -145,8 +198,8 @@ def _selector_tables(table: Table) -> Iterator[Table]:
         yield table.table("selectors", known)
 
 
-def _selector(table: Table, above: bool) -> Selector:
-    return Selector(
+def _selector(table: Table, above: bool, kind: PoolKind) -> Selector:
+    selector = Selector(
         vendors=_ids(table, "vendors"),
         devices=_ids(table, "devices"),
         drivers=tuple(table.texts("drivers")),
@@ -155,8 +208,31 @@ def _selector(table: Table, above: bool) -> Selector:
         link_types=tuple(table.texts("linkTypes")),
         parents=tuple(_parents(table, "pfNames")),
         roots=tuple(_roots(table)),
+        acpi_indexes=tuple(table.texts("acpiIndexes")),
+        partition_keys=tuple(_partition_keys(table)),
+        kinds=tuple(table.texts("auxTypes")),
+        vdpa=_vdpa(table),
         is_rdma=bool(table.flag("isRdma")) or above,
     )
+    if kind is PoolKind.AUXILIARY and set(selector.kinds) != {_SUB_FUNCTION}:
+        table.wrong("auxTypes", f"expected [{_SUB_FUNCTION}], found {', '.join(selector.kinds) or 'nothing'}")
+    if selector.vdpa and selector.is_rdma:
+        table.wrong("vdpaType", "vdpaType and isRdma exclude each other; expected one of them")
+    return selector
+
+
+def _vdpa(table: Table) -> VdpaType | None:
+    found = table.text("vdpaType", (*(one.value for one in VdpaType), ""))
+    return VdpaType(found) if found else None
+
+
+def _partition_keys(table: Table) -> Iterator[int]:
+    for text in table.texts("pKeys"):
+        match = _PARTITION_KEY.fullmatch(text)
+        if match is None:
+            table.wrong("pKeys", f"expected a partition key such as 0x7fff, found {text}")
+        else:
+            yield int(match[1], 16)
 
 
 def _info(table: Table) -> Mapping[str, Mapping[str, str]]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from nodeagent.state.addressing import Addressing
 from nodeagent.state.containers import Containers
 from nodeagent.state.devlink import DevlinkDevice
+from nodeagent.state.functions import FunctionFacts
 from nodeagent.state.gpu import Capability, Gpu, NvidiaDriver
 from nodeagent.state.health import Health
 from nodeagent.state.link_settings import Group
@@ -47,6 +48,7 @@ class NodeState:
     bridges above them by PCI address, read only where the node file wants something of them. So are `containers` and
     `addressing`.
     `iommu_groups` are all functions of a group by its number, read only for section sandbox.
+    `functions` is filled in by whoever makes offers of network functions, as far as the pools ask for it.
     `offered` are the UUIDs of GPUs and the PCI addresses of functions that this agent offers to pods.
     `rails` are the numbers that NICs, by PCI address, had as rails when more of them were there; empty where the node
     file does not go by rails. `rails_switched` says that these shared PCIe switches with GPUs.
@@ -84,6 +86,7 @@ class NodeState:
     nvml_pid: int | None = None
     offered: frozenset[str] = frozenset()
     containers: Containers = field(default_factory=Containers)
+    functions: FunctionFacts = field(default_factory=FunctionFacts)
     health: Health | None = None
     unknown: tuple[Unknown, ...] = ()
 

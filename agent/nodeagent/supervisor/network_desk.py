@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from nodeagent.errors import HostError, SpecError
+from nodeagent.host.function_facts import read_function_facts
 from nodeagent.host.ports import Files
 from nodeagent.resources.network_offers import NetworkOffers, NetworkPools, distances, network_offers
 from nodeagent.spec.containers import Component
 from nodeagent.spec.kubernetes import PluginNetwork
 from nodeagent.spec.network_plugins import FunctionPool, SharedPool, parse_functions, parse_shared
 from nodeagent.spec.schema import NodeSpec
+from nodeagent.state.functions import Asked
 from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
 from nodeagent.supervisor.pairing import Distances, Pairing, near_gpus
@@ -56,6 +58,7 @@ class NetworkDesk:
         around = (self._pools(section), state, health, withdrawn)
         if self._around is None or not _same(around, self._around):  # the node is looked at less often than this asks
             pools, *_ = self._around = around
+            state = self._with_facts(state, pools)
             self._made = network_offers(pools, state, health, self._made, withdrawn)
             self.near = distances((unit for mine in self._made.units.values() for unit in mine), state)
         left = [one.resource for one in self._made.offers if self._is_left(section, one.resource)]
@@ -63,6 +66,11 @@ class NetworkDesk:
         said = [f"{name} is left to its own plugin; `offer: on` takes it over" for name in left]
         self.found = replace(self._made, offers=mine, remarks=(*self._problems.values(), *said, *self._made.remarks))
         return self.found
+
+    def _with_facts(self, state: NodeState, pools: NetworkPools) -> NodeState:
+        """The state with what these pools ask for of functions, and no other ones do."""
+        asked = frozenset[Asked]().union(*(pool.asked for pool in pools.functions))
+        return replace(state, functions=read_function_facts(self.files, asked, state.pci)) if asked else state
 
     def _is_left(self, section: PluginNetwork, resource: str) -> bool:
         """Both plugins name their sockets by the resource (rdma: NAME.sock, SR-IOV: PREFIX_NAME.sock)."""
