@@ -31,6 +31,7 @@ PROGRAMS = {
     "podman": "podman",
     "crun": "crun",
     "dbus-daemon": "dbus-daemon",
+    "lspci": "pciutils",
 }
 
 
