@@ -68,7 +68,6 @@ _ON_THE_NODE = {"network": "NODE"}
 _SERVE = r"""
 mkdir "$WORK/programs"
 mount --bind "$PROGRAMS" "$WORK/programs"
-for place in /opt /var/lib; do mount -t tmpfs none "$place"; done
 PATH="$WORK/programs:$PATH"
 socket="$OUT/s"
 serve() { exec containerd --config "$CONFIG" --root "$WORK/c" --state /run/containerd --address "$socket"; }
@@ -86,8 +85,7 @@ tar -C "$WORK" -cf "$WORK/image.tar" manifest.json image.json layer.tar
 ctr --address "$socket" --namespace k8s.io images import "$WORK/image.tar" > /dev/null
 echo ready
 obey
-end
-for place in /sys/fs/cgroup/$GROUP /sys/fs/cgroup/*/$GROUP; do [ ! -d "$place" ] || rmdir "$place"; done
+close
 """
 
 

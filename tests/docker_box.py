@@ -20,7 +20,6 @@ GROUP = f"nodeagent-docker-{os.getpid()}"
 START_SECONDS = 60.0
 
 _SERVE = r"""
-for place in /opt /var/lib; do mount -t tmpfs none "$place"; done
 export DOCKER_HOST="unix://$OUT/s" DOCKER_CONFIG="$WORK/client" PATH="$PROGRAMS:$PATH"
 serve() {
     exec dockerd --config-file "$CONFIG" --data-root "$WORK/d" --exec-root /run/docker --pidfile "$WORK/pid" \
@@ -34,8 +33,7 @@ tar -C "$WORK/rootfs" -c . | docker import - "$IMAGE"
 echo ready
 obey
 docker rm -f $(docker ps -aq) || true
-end
-for place in /sys/fs/cgroup/$GROUP /sys/fs/cgroup/*/$GROUP; do [ ! -d "$place" ] || rmdir "$place"; done
+close
 """
 
 

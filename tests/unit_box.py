@@ -15,8 +15,10 @@ from nodeagent.host.files import LocalFiles
 from nodeagent.host.paths import SYSTEMD_RUNNING
 from nodeagent.host.services import Systemd
 
-# Shell: `serve` starts the daemon in the background, `answers` says whether it is up; orders come over a FIFO.
+# Shell: `serve` starts the daemon in the background, `answers` says whether it is up; orders come over a FIFO. What
+# the daemon has below /opt and /var/lib goes with the box, and `close` leaves no control group $GROUP behind.
 UNIT = r"""
+for place in /opt /var/lib; do mount -t tmpfs none "$place"; done
 begin() {
     serve >> "$OUT/log" 2>&1 &
     main=$!
@@ -41,6 +43,10 @@ obey() {
         esac
         : > "$OUT/idle"
     done < "$OUT/orders"
+}
+close() {
+    end
+    for place in /sys/fs/cgroup/$GROUP /sys/fs/cgroup/*/$GROUP; do [ ! -d "$place" ] || rmdir "$place"; done
 }
 """
 _SYSTEMCTL = """\

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import closing
-
 import pytest
 
 from nodeagent.errors import BusyError, GoneError, UnsupportedError
-from nodeagent.host.nvml import InProcessNvml
-from nodeagent.host.nvml_process import Launch
-from nodeagent.host.nvml_worker import WorkerNvml
-from nodeagent.simulation.machine import BoardAt, Machine, library_path
 from nodeagent.state.gpu import MigMode, Placement
+from nvml_adapters import ADAPTERS, adapter, machine_in, slots_of
 
 LOW, HIGH = Placement(0, 4), Placement(4, 4)
 FIRST, SECOND, THIRD, WHOLE = Placement(0, 1), Placement(1, 1), Placement(2, 1), Placement(0, 3)
@@ -21,30 +15,16 @@ RESET_REQUIRED, IN_USE, UNKNOWN = 16, 19, 999
 
 @pytest.fixture
 def machine(tmp_path):
-    boards = [
-        BoardAt(board=board, pci_address=f"0000:{0x3B + minor:02x}:00.0", minor=minor)
-        for minor, board in enumerate(("A100-SXM4-40GB", "H100-80GB-HBM3"))
-    ]
-    (tmp_path / "devices").mkdir()
-    with Machine.create(str(tmp_path / "machine"), boards, str(tmp_path / "devices"), "550.90.07") as made:
+    with machine_in(tmp_path, slots_of("A100-SXM4-40GB", "H100-80GB-HBM3"), "550.90.07") as made:
         yield made
 
 
-@pytest.fixture(params=["in process", "worker"])
-def nvml(request, machine, tmp_path):
-    before = dict(os.environ)
-    environment = {"NVMLSIM_MACHINE": str(tmp_path / "machine")}
-    made = (
-        InProcessNvml(library_path(), environment)
-        if request.param == "in process"
-        else WorkerNvml(Launch(str(library_path()), environment))
-    )
-    with closing(made):
+@pytest.fixture(params=ADAPTERS)
+def nvml(request, machine):
+    with adapter(request.param, machine.environment) as made:
         for one in machine.gpus:
             made.set_mig_mode(one.uuid, True)
         yield made
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def parts(nvml, uuid: str) -> dict[int, list[tuple[str, int, int]]]:

@@ -10,6 +10,7 @@ import pytest
 
 from nodeagent.errors import BusyError, GoneError, HostError
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nvml_adapters import machine_in
 from nvml_client import Client
 
 SLOTS = (
@@ -26,11 +27,7 @@ NOT_LOADED, TIMED_OUT, LOST = "error 9", "error 10", "error 15"
 
 @pytest.fixture
 def machine(tmp_path):
-    devices = tmp_path / "dev"
-    devices.mkdir()
-    for name in ("nvidiactl", "nvidia0", "nvidia1", "nvidia2"):
-        (devices / name).touch()
-    with Machine.create(str(tmp_path / "machine"), SLOTS, str(devices), "580.95.05") as made:
+    with machine_in(tmp_path, SLOTS) as made:
         yield made
 
 

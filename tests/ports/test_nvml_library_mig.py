@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from nodeagent.simulation.machine import BoardAt, Machine
+from nodeagent.simulation.machine import BoardAt
 from nodeagent.state.gpu import Placement
+from nvml_adapters import machine_in
 from nvml_client import Client
 
 SLOTS = (
@@ -30,18 +31,14 @@ EIGHTHS = [[start, 1] for start in range(7)]
 
 
 @pytest.fixture
-def devices(tmp_path):
-    made = tmp_path / "dev"
-    made.mkdir()
-    for name in ("nvidiactl", "nvidia0", "nvidia1", "nvidia2"):
-        (made / name).touch()
-    return made
+def machine(tmp_path):
+    with machine_in(tmp_path, SLOTS) as made:
+        yield made
 
 
 @pytest.fixture
-def machine(tmp_path, devices):
-    with Machine.create(str(tmp_path / "machine"), SLOTS, str(devices), "580.95.05") as made:
-        yield made
+def devices(machine, tmp_path):
+    return tmp_path / "dev"
 
 
 @pytest.fixture

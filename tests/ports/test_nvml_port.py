@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import BusyError, DeniedError, GoneError, UnsupportedError
-from nodeagent.host.nvml import InProcessNvml
 from nodeagent.host.nvml_errors import CORRUPTED_INFOROM, NOT_SUPPORTED
 from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_worker import WorkerNvml
-from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nodeagent.simulation.machine import library_path
 from nodeagent.state.gpu import MigMode, Placement
+from nvml_adapters import ADAPTERS, adapter, machine_in, slots_of
 
 BOARDS = ("A100-SXM4-40GB", "A100-SXM4-40GB", "H100-80GB-HBM3")
 DEADLINE_SECONDS = 3
@@ -29,16 +29,7 @@ DEADLINE_SECONDS = 3
 
 @pytest.fixture
 def machine(tmp_path):
-    devices = tmp_path / "devices"
-    devices.mkdir()
-    for name in ("nvidiactl", "nvidia0", "nvidia1", "nvidia2"):
-        (devices / name).touch()
-    boards = [
-        BoardAt(board=board, pci_address=f"0000:{0x3B + minor:02x}:00.0", minor=minor, seed=str(minor))
-        for minor, board in enumerate(BOARDS)
-    ]
-    made = Machine.create(str(tmp_path / "machine"), boards, str(devices), "550.90.07")
-    with made:
+    with machine_in(tmp_path, slots_of(*BOARDS), "550.90.07") as made:
         yield made
 
 
@@ -56,14 +47,9 @@ def worker(environment):
         yield nvml
 
 
-@pytest.fixture(params=["in process", "worker"])
+@pytest.fixture(params=ADAPTERS)
 def nvml(request, environment):
-    made = (
-        InProcessNvml(library_path(), environment)
-        if request.param == "in process"
-        else WorkerNvml(Launch(str(library_path()), environment), DEADLINE_SECONDS)
-    )
-    with closing(made):
+    with adapter(request.param, environment, DEADLINE_SECONDS) as made:
         yield made
 
 
@@ -164,10 +150,10 @@ def test_release_lets_go_of_every_device_file(nvml, tmp_path):
     assert nvml.pid() is None
     nvml.release()
     nvml.gpus()
-    assert nvml.pid() in holders(tmp_path / "devices")
+    assert nvml.pid() in holders(tmp_path / "dev")
     nvml.release()
     assert nvml.pid() is None
-    assert holders(tmp_path / "devices") == set()
+    assert holders(tmp_path / "dev") == set()
     assert len(nvml.gpus()[0]) == 3, "the session opens again by itself"
 
 
@@ -234,7 +220,7 @@ def test_a_process_on_the_gpu_is_named_and_nothing_stays_pending(nvml, machine):
 
 
 def test_a_client_that_nvml_does_not_know_is_said_to_be_there(nvml, machine, tmp_path):
-    device = tmp_path / "devices" / "nvidia0"
+    device = tmp_path / "dev" / "nvidia0"
     with (
         program(f"held = open({str(device)!r}, 'r+b')"),
         pytest.raises(BusyError, match="in use by a client that NVML does not list"),

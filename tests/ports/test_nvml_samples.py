@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import closing
 
 import pytest
 
-from nodeagent.host.nvml import InProcessNvml
 from nodeagent.host.nvml_fields import FIELDS
 from nodeagent.host.nvml_gpm import GPM_TOTALS
 from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_worker import WorkerNvml
-from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nodeagent.simulation.machine import library_path
 from nodeagent.state.gpu import GpuSample, Notice, Placement, Xid
+from nvml_adapters import ADAPTERS, adapter, machine_in, slots_of
 
 A100, H100 = 0, 1
 GIB = 1 << 30
@@ -24,31 +23,14 @@ GPM_APART_SECONDS = 0.15
 
 @pytest.fixture
 def machine(tmp_path):
-    devices = tmp_path / "devices"
-    devices.mkdir()
-    for name in ("nvidiactl", "nvidia0", "nvidia1"):
-        (devices / name).touch()
-    boards = [
-        BoardAt(board=board, pci_address=f"0000:{0x3B + minor:02x}:00.0", minor=minor, seed=str(minor))
-        for minor, board in enumerate(("A100-SXM4-40GB", "H100-80GB-HBM3"))
-    ]
-    with Machine.create(str(tmp_path / "machine"), boards, str(devices), "550.90.07") as made:
+    with machine_in(tmp_path, slots_of("A100-SXM4-40GB", "H100-80GB-HBM3"), "550.90.07") as made:
         yield made
 
 
-@pytest.fixture(params=["in process", "worker"])
-def nvml(request, machine, tmp_path):
-    before = dict(os.environ)
-    environment = {"NVMLSIM_MACHINE": str(tmp_path / "machine")}
-    made = (
-        InProcessNvml(library_path(), environment)
-        if request.param == "in process"
-        else WorkerNvml(Launch(str(library_path()), environment), 3)
-    )
-    with closing(made):
+@pytest.fixture(params=ADAPTERS)
+def nvml(request, machine):
+    with adapter(request.param, machine.environment, 3) as made:
         yield made
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def uuid(machine, index):

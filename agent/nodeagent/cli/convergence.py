@@ -213,12 +213,17 @@ def _refuse_if_blocked(goal: Goal, context: Context, arguments: argparse.Namespa
 def _check_text(plan: Plan, state: NodeState, style: Style) -> str:
     if plan.converged:
         return style("good", "the node is as the file says")
+    found = differences(plan, state, style)
+    return "\n".join([style("warn", count(len(found), "difference")), *found])
+
+
+def differences(plan: Plan, state: NodeState, style: Style) -> list[str]:
+    """What is not as wanted, one text each, folded for the terminal."""
     lines = [f"{step}  ({step.reason})" for transition in plan.transitions for step in transition.acts]
     lines += [f"{entry.step}: {entry.cause}" for entry in plan.blocked]
     lines += [f"{subject_text(str(obstacle.subject))}: {obstacle.problem}" for obstacle in plan.obstacles]
     indices = gpu_indices(state)
-    folded = [part for line in lines for part in style.wrap(f"  {with_short_gpus(line, indices)}", 4)]
-    return "\n".join([style("warn", count(len(lines), "difference")), *folded])
+    return ["\n".join(style.wrap(f"  {with_short_gpus(line, indices)}", 4)) for line in lines]
 
 
 def _outcome_text(outcome: Outcome, arguments: argparse.Namespace) -> str:

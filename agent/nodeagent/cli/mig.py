@@ -15,7 +15,7 @@ from nodeagent.cli.convergence import (
     add_apply_options,
     add_disruption_option,
     carry_out,
-    gpu_indices,
+    differences,
     show_plan,
 )
 from nodeagent.cli.mig_source import Source, checkpoint_source, counts_of, selected, source_of
@@ -27,7 +27,7 @@ from nodeagent.cli.mig_text import (
     profiles_text,
     show_text,
 )
-from nodeagent.cli.output import Style, count, emit, style_for, with_short_gpus
+from nodeagent.cli.output import Style, count, emit, style_for
 from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_file_option, add_target_options, agents_nvml, target_of
 from nodeagent.errors import HostError
@@ -189,11 +189,8 @@ def _observed(arguments: argparse.Namespace) -> NodeState:
 def _differences(plan: Plan, state: NodeState, style: Style) -> str:
     if plan.converged:
         return style("good", "the layout is as wanted")
-    lines = [f"{step}  ({step.reason})" for transition in plan.transitions for step in transition.acts]
-    lines += [f"{entry.step}: {entry.cause}" for entry in plan.blocked]
-    lines += [f"{obstacle.subject}: {obstacle.problem}" for obstacle in plan.obstacles]
-    folded = (part for line in lines for part in style.wrap(f"  {with_short_gpus(line, gpu_indices(state))}", 4))
-    return "\n".join([style("warn", f"{count(len(lines), 'difference')}, to be as wanted:"), *folded])
+    found = differences(plan, state, style)
+    return "\n".join([style("warn", f"{count(len(found), 'difference')}, to be as wanted:"), *found])
 
 
 def _same_use(gpus: tuple[Gpu, ...]) -> list[list[Gpu]]:
