@@ -28,33 +28,37 @@ _COMPAT = "CUFILE_ALLOW_COMPAT_MODE"  # else the library would say yes without n
 
 def open_gdrcopy(library: str) -> TrialResult:
     """Open and close it. UnsupportedError without the library, HostError where it refuses."""
-    ffi = cffi.FFI()
-    ffi.cdef(_GDRCOPY)
     name = library or GDRCOPY_LIBRARY
-    try:
-        found: Any = ffi.dlopen(name)
-    except OSError as error:
-        raise UnsupportedError("open", "gdrcopy", f"{name} was not found", "install libgdrapi") from error
+    found = _loaded(name, _GDRCOPY, "gdrcopy", "install libgdrapi")
     handle = found.gdr_open()
-    if handle == ffi.NULL:
+    if not handle:
         raise HostError("open", "gdrcopy", "gdr_open failed", "see that gdrdrv is loaded and /dev/gdrdrv may be opened")
     found.gdr_close(handle)
-    return TrialResult({}, {"library": os.path.basename(name)}, hasattr(found, "nodeagent_cuda_stub"))
+    return _result(name, found)
 
 
 def open_gds(library: str) -> TrialResult:
     """Open and close its driver. UnsupportedError without the library, HostError where it refuses."""
     os.environ[_COMPAT] = "false"
-    ffi = cffi.FFI()
-    ffi.cdef(_GDS)
     name = library or GDS_LIBRARY
-    try:
-        found: Any = ffi.dlopen(name)
-    except OSError as error:
-        raise UnsupportedError("open", "gpudirect storage", f"{name} was not found", "install libcufile") from error
+    found = _loaded(name, _GDS, "gpudirect storage", "install libcufile")
     result = found.cuFileDriverOpen()
     if result.err:
         reason = f"cuFileDriverOpen failed with {result.err}, CUDA code {result.cu_err}"
         raise HostError("open", "gpudirect storage", reason, "see nvidia_fs in the kernel log, and gdscheck -p")
     found.cuFileDriverClose_v2()
-    return TrialResult({}, {"library": os.path.basename(name)}, hasattr(found, "nodeagent_cuda_stub"))
+    return _result(name, found)
+
+
+def _loaded(name: str, declarations: str, subject: str, advice: str) -> Any:
+    """The library with these functions. UnsupportedError where there is none."""
+    ffi = cffi.FFI()
+    ffi.cdef(declarations)
+    try:
+        return ffi.dlopen(name)
+    except OSError as error:
+        raise UnsupportedError("open", subject, f"{name} was not found", advice) from error
+
+
+def _result(name: str, library: Any) -> TrialResult:
+    return TrialResult({}, {"library": os.path.basename(name)}, hasattr(library, "nodeagent_cuda_stub"))
