@@ -198,7 +198,7 @@ def _same_use(gpus: tuple[Gpu, ...]) -> list[list[Gpu]]:
     groups: dict[tuple[int, object], list[Gpu]] = {}
     for number, members in enumerate(alike(gpus)):
         for one in members:
-            busy = tuple(sorted(slot_of(instance) for instance in one.instances if instance.pids))
+            busy = tuple(sorted(slot_of(instance) for instance in one.instances if instance.in_use))
             groups.setdefault((number, (busy, one.mig_mode, str(devices_of(one)))), []).append(one)
     return list(groups.values())
 

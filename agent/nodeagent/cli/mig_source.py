@@ -15,7 +15,7 @@ from typing import Any
 from nodeagent.cli.convergence import override
 from nodeagent.cli.target import Target, spec_of
 from nodeagent.errors import UsageError
-from nodeagent.plan.convergence import Goal
+from nodeagent.plan.convergence import Goal, pod_socket
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms
 from nodeagent.resources import mig
@@ -55,6 +55,7 @@ class Source:
         """Only the MIG section; what the entries say about drift does not bind an operator."""
         disruption = override(self.spec.disruption, arguments.disruption)
         terms = Terms(disruption, (*KNOWN_SERVICES, *self.spec.services), own_pids=own_pids)
+        terms = replace(terms, pod_socket=pod_socket(self.spec.metrics))
         mode_only = getattr(arguments, "mode_only", False)
 
         def wishes(state: NodeState) -> tuple[Wish, ...]:

@@ -101,12 +101,12 @@ def _cells(instances: Sequence[GpuInstance], slices: int) -> Iterable[tuple[GpuI
 def _cell(found: GpuInstance | None, size: int, signs: Mapping[str, str], style: Style) -> str:
     if found is None:
         return style("dim", signs["free"].center(size))
-    meaning = "warn" if found.pids else "bad" if not found.compute_instances else "name"
+    meaning = "warn" if found.in_use else "bad" if not found.compute_instances else "name"
     return style(meaning, f" {_label(found)}".ljust(size))
 
 
 def _label(found: GpuInstance) -> str:
-    return found.profile + (f" {BUSY}" if found.pids else " (orphan)" if not found.compute_instances else "")
+    return found.profile + (f" {BUSY}" if found.in_use else " (orphan)" if not found.compute_instances else "")
 
 
 def _device_lines(one: Gpu, state: NodeState, style: Style) -> Iterable[str]:

@@ -17,7 +17,7 @@ from nodeagent.cli.show import modules_text, observed
 from nodeagent.cli.target import Target, add_file_option, add_target_options, agents_nvml, spec_of, target_of
 from nodeagent.errors import UsageError
 from nodeagent.host.module_facts import read_modules
-from nodeagent.plan.convergence import Goal, once, survey
+from nodeagent.plan.convergence import Goal, once, pod_socket, survey
 from nodeagent.plan.model import Plan
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms
@@ -131,6 +131,7 @@ def _goal(arguments: argparse.Namespace, spec: NodeSpec, own_pids: tuple[int, ..
     }
     disruption = override(spec.disruption, arguments.disruption)
     terms = Terms(disruption, (*KNOWN_SERVICES, *spec.services), own_pids=own_pids, guard=spec.guard)
+    terms = replace(terms, pod_socket=pod_socket(spec.metrics))
     return Goal(lambda state: (wish[arguments.operation](state),), names_of_interest(spec, names), terms)
 
 

@@ -88,11 +88,14 @@ class Target(NamedTuple):
     @contextmanager
     def observer(self, nvml_deadline_seconds: float | None = None) -> Iterator[Observer]:
         """The node ready to be observed; ends the NVML worker afterwards."""
+        from nodeagent.kubernetes.pod_asking import PodAsker
         from nodeagent.plan.observing import Observer
 
         host = self.open(nvml_deadline_seconds)
         try:
-            yield Observer(host, control_address=_control_address(self))
+            observer = Observer(host, control_address=_control_address(self))
+            observer.pods = PodAsker(self.path_of)
+            yield observer
         finally:
             host.nvml.close()
 

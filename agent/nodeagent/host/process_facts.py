@@ -71,7 +71,7 @@ def parse_cgroup(text: str) -> Place:
     """
     paths = [line.split(":", 2)[2] for line in _by_weight(text.splitlines())]
     container = next(filter(None, map(_container, paths)), "")
-    pod_uid = next(filter(None, map(_pod, paths)), "")
+    pod_uid = next(filter(None, map(pod_of, paths)), "")
     unit = "" if container else next(filter(None, map(_unit, paths)), "")
     return Place(unit, container, pod_uid)
 
@@ -87,7 +87,8 @@ def _container(path: str) -> str:
     return next((match.group(1) for match in found if match), "")
 
 
-def _pod(path: str) -> str:
+def pod_of(path: str) -> str:
+    """The UID of the pod that a cgroup's path names, "" for none."""
     found = [match.group(1) for part in path.split("/") if (match := POD.search(part))]
     return found[-1].replace("_", "-") if found else ""
 

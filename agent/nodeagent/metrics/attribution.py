@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nodeagent.state.pods import ids_of_compute, ids_of_gpu
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nodeagent.state.gpu import ComputeInstance, Gpu, GpuInstance
+    from nodeagent.state.gpu import Gpu, GpuInstance
     from nodeagent.state.pods import PodFacts, PodUser
     from nodeagent.state.processes import Process
 
@@ -37,12 +39,12 @@ class Device:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """What device plugins call it: by UUID, the old MIG form, and by minor number as on GKE."""
+        """What device plugins call it."""
         gpu, instance = self.gpu, self.instance
         if instance is None:
-            return gpu.uuid, f"nvidia{gpu.minor}"
-        inside = [id_ for one in instance.compute_instances for id_ in (one.uuid, _old_id(gpu, instance, one))]
-        return *inside, f"nvidia{gpu.minor}/gi{instance.gi_id}"
+            return ids_of_gpu(gpu)
+        inside = (id_ for one in instance.compute_instances for id_ in ids_of_compute(gpu, instance, one))
+        return tuple(dict.fromkeys(inside)) or (f"nvidia{gpu.minor}/gi{instance.gi_id}",)
 
     @property
     def place(self) -> dict[str, str]:
@@ -51,10 +53,6 @@ class Device:
         if self.instance:
             found |= {"GPU_I_PROFILE": self.instance.profile, "GPU_I_ID": str(self.instance.gi_id)}
         return found
-
-
-def _old_id(gpu: Gpu, instance: GpuInstance, compute: ComputeInstance) -> str:
-    return f"MIG-{gpu.uuid}/{instance.gi_id}/{compute.ci_id}"
 
 
 def user_labels(device: Device, processes: Mapping[int, Process], jobs: Jobs, pods: PodFacts | None) -> dict[str, str]:

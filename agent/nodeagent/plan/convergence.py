@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nodeagent.host.numbering import record_numbers
-from nodeagent.host.paths import GPUS, RAILS
+from nodeagent.host.paths import GPUS, KUBELET_POD_RESOURCES, RAILS
 from nodeagent.plan.executor import Context, Failure, Result
 from nodeagent.plan.model import Plan
 from nodeagent.plan.observing import NO_MORE, LinkInterest, Observer
 from nodeagent.plan.probation import Trial
 from nodeagent.plan.quiet import KNOWN_SERVICES
 from nodeagent.plan.sequencer import Terms, sequence
-from nodeagent.resources.base import Step, Wish
+from nodeagent.resources.base import Disturbs, Step, Wish
 from nodeagent.resources.congestion import congestion_of
 from nodeagent.resources.container_query import container_query
 from nodeagent.resources.kernel_modules import names_of_interest
@@ -24,7 +24,7 @@ from nodeagent.resources.mig_selection import goes_by_index, lost_indices
 from nodeagent.resources.ownership import owned
 from nodeagent.resources.registry import RESOURCES
 from nodeagent.resources.sandbox import effective
-from nodeagent.spec.schema import NodeSpec
+from nodeagent.spec.schema import Metrics, NodeSpec
 from nodeagent.state.containers import ContainerQuery
 from nodeagent.state.node import NodeState
 from nodeagent.state.rails import rails_of
@@ -78,7 +78,7 @@ def goal_of(spec: NodeSpec, only: Iterable[str] = ()) -> Goal:
         return tuple(RESOURCES[name](spec, state) for name in chosen)
 
     services = (*KNOWN_SERVICES, *spec.services)
-    terms = Terms(spec.disruption, services, guard=spec.guard)
+    terms = Terms(spec.disruption, services, guard=spec.guard, pod_socket=pod_socket(spec.metrics))
     wanted = {
         "with_rails": goes_by_rails(spec),
         "with_indices": goes_by_index(spec.mig),
@@ -104,10 +104,23 @@ def survey(observer: Observer, goal: Goal) -> tuple[NodeState, Plan]:
         state = observer.add_containers(state, goal.containers)
     state = observer.add_links(state, goal.links)
     wishes = goal.wishes(state)
+    if goal.terms.minds_pods and any(_touches_gpus(step) for wish in wishes for step in wish.steps):
+        state = observer.add_pods(state, goal.terms.pod_socket)
+        wishes = goal.wishes(state)
     if goal.terms.owed or any(step.claims for wish in wishes for step in wish.steps):
         state = observer.add_holders(state, goal.terms.services)
         wishes = goal.wishes(state)
     return state, sequence(wishes, state, goal.terms)
+
+
+def pod_socket(section: Metrics) -> str:
+    """Where to ask for pods, "" for nowhere."""
+    wanted = section.pod_resources_socket
+    return "" if wanted == "none" else wanted or KUBELET_POD_RESOURCES
+
+
+def _touches_gpus(step: Step) -> bool:
+    return step.disturbs is Disturbs.GPU or any(one.kind in (Kind.GPU, Kind.MODULE) for one in step.claims)
 
 
 def converge(goal: Goal, context: Context) -> Outcome:

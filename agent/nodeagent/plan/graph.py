@@ -123,6 +123,8 @@ def _gpu_holds(state: NodeState, owners: Mapping[int, Thing]) -> Iterator[Hold]:
             yield Hold(module(name), this, "is a client of every GPU")
         for pid in _pids(found):
             yield Hold(owners.get(pid, process(pid)), this, f"computes on GPU {found.index}")
+        for pod in dict.fromkeys((*found.pods, *(pod for instance in found.instances for pod in instance.pods))):
+            yield Hold(Thing(Kind.NODE, pod), this, f"was given GPU {found.index} or a part of it", refuses=False)
 
 
 def _pids(found: Gpu) -> tuple[int, ...]:
@@ -168,7 +170,7 @@ def _worker_holds(state: NodeState) -> Iterator[Hold]:
 
 
 def _offer_holds(state: NodeState) -> Iterator[Hold]:
-    """A pod must not be given what is about to change; a pod that has it shows by its processes and interfaces."""
+    """A pod must not be given what is about to change; a pod that has it is another hold."""
     for uuid in sorted(state.offered & set(state.gpus)):
         yield Hold(offer(uuid), gpu(uuid), "is offered to pods", refuses=False)
     for address in sorted(state.offered & set(state.pci)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nodeagent.errors import HostError
+from nodeagent.errors import HostError, UnsupportedError
 from nodeagent.host.congestion import read_congestion
 from nodeagent.host.container_facts import read_containers
 from nodeagent.host.driver_facts import read_capabilities, read_driver
@@ -16,6 +16,7 @@ from nodeagent.host.module_facts import read_modules
 from nodeagent.host.numbering import read_numbers, read_switched
 from nodeagent.host.paths import GPUS, RAILS
 from nodeagent.host.pci_facts import read_groups, read_pci
+from nodeagent.host.pod_names import without_ended
 from nodeagent.host.ports import Host
 from nodeagent.host.process_facts import read_device_nodes, read_majors
 from nodeagent.host.rdma_netlink import read_netns_shared
@@ -33,6 +34,7 @@ from nodeagent.state.link_settings import Group, GroupState
 from nodeagent.state.modules import ModuleFile
 from nodeagent.state.network import Netdev, PciFunction
 from nodeagent.state.node import ADDRESSING, NodeState, Unknown, settings_of
+from nodeagent.state.pods import PodFacts, PodsOnGpus
 from nodeagent.state.processes import Process
 from nodeagent.state.rails import gpus_of, nics_of
 
@@ -61,6 +63,7 @@ class Observer:
         self._control = control_address
         self._peer_memory = PeerMemoryOwner(host.files)
         self.health: Callable[[], Health | None] = lambda: None  # the agent that runs knows
+        self.pods: Callable[[str], PodFacts | None] = lambda _socket: None  # asks the kubelet; whoever may, sets it
 
     def observe(
         self, interest: Sequence[str], *, with_roce: bool = False, with_pcie: bool = False, with_devlink: bool = False
@@ -142,6 +145,21 @@ class Observer:
             name: replace(one, settings={**one.settings, **found.get(name, {})}) for name, one in state.netdevs.items()
         }
         return replace(state, netdevs=netdevs, unknown=state.unknown + unread)
+
+    def add_pods(self, state: NodeState, socket: str) -> NodeState:
+        """The same state with the pods that were given GPUs; where the kubelet does not say, every GPU may have one."""
+        try:
+            facts = self.pods(socket)
+        except UnsupportedError as error:
+            return replace(state, unknown=(*state.unknown, Unknown("pods", str(error))))
+        except HostError as error:
+            nobody_knows = (f"a pod, perhaps ({error})",)
+            gpus = {uuid: replace(found, pods=nobody_knows) for uuid, found in state.gpus.items()}
+            return replace(state, gpus=gpus)
+        if facts is None:
+            return state
+        known = PodsOnGpus(without_ended(self.host.files, facts.users), state.processes)
+        return replace(state, gpus={uuid: known.on(found) for uuid, found in state.gpus.items()})
 
     def add_holders(self, state: NodeState, services: Iterable[str]) -> NodeState:
         """The same state with processes and services: a walk over every process of the machine."""

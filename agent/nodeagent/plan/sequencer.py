@@ -25,6 +25,7 @@ class Terms:
 
     `owed` are steps that bring back what an interrupted transition took away. `postponed` maps a unit to the reason why
     it is not tried now. `own_pids` are NVML workers of a running agent, which would let go as the observer's own does.
+    `pod_socket` is where the kubelet says which pod has which GPU, "" for nowhere.
     """
 
     disruption: Disruption = field(default_factory=Disruption)
@@ -33,6 +34,12 @@ class Terms:
     postponed: Mapping[str, str] = field(default_factory=dict)
     own_pids: tuple[int, ...] = ()
     guard: Guard = field(default_factory=Guard)
+    pod_socket: str = ""
+
+    @property
+    def minds_pods(self) -> bool:
+        """Whether a pod that has a GPU and computes nothing yet is to be asked for; `allow` lets it be disturbed."""
+        return bool(self.pod_socket) and self.disruption.gpu is not Policy.ALLOW
 
 
 @dataclass(frozen=True)

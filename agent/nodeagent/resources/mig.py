@@ -104,9 +104,9 @@ class _Wishes:
     def _disabled(self) -> Wish:
         if any((self.entry.devices or {}).values()) or self.entry.instances:
             return self._refuse("mode disabled and devices exclude each other", "enable MIG or leave devices out")
-        in_use = [one for one in self.gpu.instances if one.pids]
+        in_use = [one for one in self.gpu.instances if one.in_use]
         if in_use:
-            return self._refuse(f"MIG cannot go, in use: {self._users(in_use)}", "end these processes", waits=True)
+            return self._refuse(f"MIG cannot go, in use: {self._users(in_use)}", _end(in_use), waits=True)
         change = self._mode_change(enabled=False)
         if isinstance(change, Wish):
             return change
@@ -145,10 +145,9 @@ class _Wishes:
         if takes_effect and self.gpu.needs_reboot and self.gpu.pending_mig_mode is wanted:
             pending = f"MIG is {now}, {wanted} is pending"
             return self._refuse(f"{pending}, and this GPU cannot be reset while the node runs", "reboot")
-        if takes_effect and self.gpu.resetless_mig and self.gpu.pids:
-            return self._refuse(
-                f"the MIG mode cannot change under {self._names(self.gpu.pids)}", "end them", waits=True
-            )
+        users = self._names(self.gpu)
+        if takes_effect and self.gpu.resetless_mig and users:
+            return self._refuse(f"the MIG mode cannot change under {users}", "end them", waits=True)
         pending = "" if self.gpu.pending_mig_mode is now else f", pending {self.gpu.pending_mig_mode}"
         return (
             SetMigMode(
@@ -175,7 +174,7 @@ class _Wishes:
         blocking = in_the_way(self._board, wants.alternatives, self.gpu.instances)
         text = f"{wants.text} do not fit beside what is in use: {self._users(blocking)}"
         instead = possible_instead(self._board, wants.alternatives[0], self.gpu.instances)
-        return self._refuse(text, f"end these processes, or wish for {instead}, which can be had now", waits=True)
+        return self._refuse(text, f"{_end(blocking)}, or wish for {instead}, which can be had now", waits=True)
 
     def _less(self, layout: Layout, wants: Wants) -> tuple[Step, ...]:
         reason = f"wanted are {wants.text}"
@@ -244,11 +243,19 @@ class _Wishes:
         return f"mig/{self.gpu.uuid}"
 
     def _users(self, instances: Iterable[GpuInstance]) -> str:
-        return "; ".join(f"{one.profile} at {one.placement.start} by {self._names(one.pids)}" for one in instances)
+        return "; ".join(f"{one.profile} at {one.placement.start} by {self._names(one)}" for one in instances)
 
-    def _names(self, pids: Iterable[int]) -> str:
+    def _names(self, used: Gpu | GpuInstance) -> str:
         known = self.state.processes
-        return ", ".join(str(known[pid]) if pid in known else f"process {pid}" for pid in sorted(set(pids)))
+        running = (str(known[pid]) if pid in known else f"process {pid}" for pid in sorted(set(used.pids)))
+        return ", ".join((*running, *(f"{pod} (without a process so far)" for pod in dict.fromkeys(used.pods))))
 
     def _refuse(self, problem: str, advice: str = "", *, waits: bool = False) -> Wish:
         return Wish(obstacles=(Obstacle(self._unit, gpu(self.gpu.uuid), problem, advice, waits=waits),))
+
+
+def _end(used: Iterable[GpuInstance]) -> str:
+    """What whoever wants the layout has to do about them."""
+    used = tuple(used)
+    kinds = (("processes", any(one.pids for one in used)), ("pods", any(one.pods for one in used)))
+    return f"end these {' and '.join(name for name, there in kinds if there)}"

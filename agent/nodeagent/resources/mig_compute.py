@@ -107,18 +107,18 @@ def change(instance: GpuInstance, wanted: Sequence[int], slices: int) -> Compute
     wanted = in_terms_of(instance, wanted)
     if Counter(wide for _, wide in there) == Counter(wanted):
         return NO_CHANGE
-    busy = [one for one, _ in there if one.pids]
-    used = Counter(wide for one, wide in there if one.pids)
+    busy = [one for one, _ in there if one.in_use]
+    used = Counter(wide for one, wide in there if one.in_use)
     missing = Counter(wanted) - used
     if used - Counter(wanted):
         return None
     places = places_of(instance, slices)
-    for keep, wides in _keep_sets(missing, [pair for pair in there if not pair[0].pids]):
+    for keep, wides in _keep_sets(missing, [pair for pair in there if not pair[0].in_use]):
         rest = missing - wides
         taken = spans(_place_of(one, slices) for one in (*busy, *keep))
         made = _place(sorted(rest.elements(), key=_narrowest_last), places, taken)
         if made is not None:
-            gone = tuple((one, wide) for one, wide in there if one not in keep and not one.pids)
+            gone = tuple((one, wide) for one, wide in there if one not in keep and not one.in_use)
             return ComputeChange(
                 tuple(one for one, _ in gone), made, tuple((wide, one.placement) for one, wide in gone)
             )

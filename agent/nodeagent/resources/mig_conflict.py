@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def in_the_way(
     board: Board, alternatives: Sequence[Sequence[Wanted]], standing: Sequence[GpuInstance]
 ) -> tuple[GpuInstance, ...]:
-    """The fewest instances in use without whose processes the layout could be; all of them if it never can."""
-    busy = [one for one in standing if one.pids]
+    """The fewest instances in use without whose users the layout could be; all of them if it never can."""
+    busy = [one for one in standing if one.in_use]
     for size in range(1, len(busy) + 1):
         for chosen in combinations(busy, size):
             freed = [_idle(one) if one in chosen else one for one in standing]
@@ -32,12 +32,14 @@ def in_the_way(
 
 
 def _idle(one: GpuInstance) -> GpuInstance:
-    return replace(one, compute_instances=tuple(replace(compute, pids=()) for compute in one.compute_instances))
+    return replace(
+        one, compute_instances=tuple(replace(compute, pids=(), pods=()) for compute in one.compute_instances)
+    )
 
 
 def possible_instead(board: Board, wanted: Sequence[Wanted], standing: Sequence[GpuInstance]) -> str:
     """What is in use and as much of what is wanted as fits beside it, the biggest first."""
-    busy = [one for one in standing if one.pids]
+    busy = [one for one in standing if one.in_use]
     chosen = [Wanted(one.profile, _used(one), one.placement.start) for one in busy]
     rest = list(wanted)
     for one in busy:
@@ -52,7 +54,7 @@ def possible_instead(board: Board, wanted: Sequence[Wanted], standing: Sequence[
 
 def _used(one: GpuInstance) -> tuple[int, ...]:
     """Widths of the compute instances in use."""
-    return tuple(sorted(width(compute, one) for compute in one.compute_instances if compute.pids))
+    return tuple(sorted(width(compute, one) for compute in one.compute_instances if compute.in_use))
 
 
 def layouts(
@@ -62,7 +64,7 @@ def layouts(
 
     Each is (profile, count) by the board's order. What is in use and not wanted counts as part of the layout.
     """
-    busy = [one for one in standing if one.pids]
+    busy = [one for one in standing if one.in_use]
     fixed = [slot_of(one) for one in busy]
     names = list(board.profiles)
     missing = Counter(wanted) - Counter(one.profile for one in busy)

@@ -61,8 +61,8 @@ def arrange_any(
 class _Search:
     def __init__(self, board: Board, wanted: Sequence[Wanted], standing: Sequence[GpuInstance]) -> None:
         self._board, self._wanted = board, list(wanted)
-        self._busy = [one for one in standing if one.pids]
-        self._idle = sorted((one for one in standing if not one.pids), key=lambda one: one.placement)
+        self._busy = [one for one in standing if one.in_use]
+        self._idle = sorted((one for one in standing if not one.in_use), key=lambda one: one.placement)
         self._changes: dict[tuple[int, tuple[int, ...]], ComputeChange | None] = {}
 
     def best(self) -> Layout | None:

@@ -71,7 +71,7 @@ class ComputeInstance:
     """A compute instance; `uuid` (MIG-…) is the device users schedule on, `pids` the processes that run on it.
 
     `placement` is in compute slices of the GPU instance; its size is 0 where it is not known. `index` is NVML's number
-    of the MIG device on its GPU, the 1 in 0:1; -1 where it is not known.
+    of the MIG device on its GPU, the 1 in 0:1; -1 where it is not known. `pods` as in Gpu.
     """
 
     profile: str
@@ -80,6 +80,12 @@ class ComputeInstance:
     pids: tuple[int, ...] = ()
     placement: Placement = Placement(0, 0)
     index: int = field(default=-1, compare=False)
+    pods: tuple[str, ...] = ()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process runs on it, or a pod was given it."""
+        return bool(self.pids or self.pods)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,14 @@ class GpuInstance:
     def pids(self) -> tuple[int, ...]:
         return tuple(pid for instance in self.compute_instances for pid in instance.pids)
 
+    @property
+    def pods(self) -> tuple[str, ...]:
+        return tuple(pod for instance in self.compute_instances for pod in instance.pods)
+
+    @property
+    def in_use(self) -> bool:
+        return any(instance.in_use for instance in self.compute_instances)
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -110,9 +124,11 @@ class Gpu:
     driver was asked for the pending MIG mode and said that it cannot reset this GPU (SetMigMode, RESET_REQUIRED).
     `pci_device_id` and `pci_subsystem_id` are as NVML packs them: device above vendor, 0x20b010de. `compute_capability`
     is (major, minor), `cuda_version` what the driver supports at most, as (major, minor). `fabric` names the NVLink
-    fabric the GPU has joined, as CLUSTERUUID.CLIQUE. `vbios` and `inforom` are firmware versions, "" for unknown;
-    `inforom_oem`, `inforom_ecc` and `inforom_power` those of the InfoROM's objects, `nvml_version` the library's, and
-    `serial` the number on the board, "" where it has none. `brand` is NVML_BRAND_*, None for unknown.
+    fabric the GPU has joined, as CLUSTERUUID.CLIQUE. `pods` are those that the kubelet gave the whole GPU and that have
+    no process on it yet, as texts; read only where a step may take it from them. `vbios` and `inforom` are firmware
+    versions, "" for unknown; `inforom_oem`, `inforom_ecc` and `inforom_power` those of the InfoROM's objects,
+    `nvml_version` the library's, and `serial` the number on the board, "" where it has none. `brand` is NVML_BRAND_*,
+    None for unknown.
     """
 
     uuid: str
@@ -127,6 +143,7 @@ class Gpu:
     profiles: tuple[MigProfile, ...] = ()
     instances: tuple[GpuInstance, ...] = ()
     pids: tuple[int, ...] = ()
+    pods: tuple[str, ...] = ()
     needs_reboot: bool = False
     pci_device_id: int = 0
     pci_subsystem_id: int = 0

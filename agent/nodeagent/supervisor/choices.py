@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from nodeagent.errors import HostError
-from nodeagent.host.paths import KUBELET_POD_RESOURCES
 from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.selection import parse_counters
+from nodeagent.plan.convergence import pod_socket
 from nodeagent.spec.containers import Component
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ class Choices:
 
     def pod_socket(self) -> str:
         """Where to ask for pods, "" for nowhere."""
-        wanted = self.section.pod_resources_socket
-        return "" if wanted == "none" else wanted or KUBELET_POD_RESOURCES
+        return pod_socket(self.section)
 
     def jobs(self) -> Mapping[str, tuple[str, ...]]:
         """Job ids by the name of the mapping file."""

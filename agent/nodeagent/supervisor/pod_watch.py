@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from nodeagent.errors import HostError, UnsupportedError
+from nodeagent.errors import HostError
 from nodeagent.host.rounds import Complaint, Rest, Rounds
+from nodeagent.kubernetes.pod_asking import open_kubelet
 from nodeagent.state.pods import PodFacts
 
 if TYPE_CHECKING:
@@ -57,12 +58,7 @@ class PodWatch:
 
     def _opened(self) -> KubeletPods:
         if self._kubelet is None:
-            try:
-                from nodeagent.kubernetes.pod_resources import KubeletPods  # noqa: PLC0415 - 12 MB
-            except ImportError as error:
-                about = ("ask for pods at", self.socket)
-                raise UnsupportedError(*about, f"{error.name} is missing", "install nodeagent[kubernetes]") from error
-            self._kubelet = KubeletPods(self.socket)
+            self._kubelet = open_kubelet(self.socket)
         return self._kubelet
 
     def _drop(self) -> None:
