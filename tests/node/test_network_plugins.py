@@ -126,6 +126,7 @@ def test_sub_functions_vdpa_devices_and_accelerators_are_offered_while_they_are_
     answer = kubelet.admit("vm", "nvidia.com/vdpa", 1)
     assert [one.host_path for one in answer.devices] == ["/dev/vhost-vdpa-0"]
     assert kubelet.admit("sf", "nvidia.com/sf", 1).envs["PCIDEVICE_NVIDIA_COM_SF"] == "mlx5_core.sf.3"
+    assert [one.host_path for one in kubelet.admit("ran", "nvidia.com/fec", 1).devices] == ["/dev/uio0"]
     place.node.kernel.change(lambda state: replace(state, vdpa={}, accelerators={}))
     until(lambda: not kubelet.listed("nvidia.com/vdpa") and not kubelet.listed("nvidia.com/fec"), place.told)
     assert kubelet.healthy("nvidia.com/sf") == expected["sf"]

@@ -52,6 +52,7 @@ def test_the_simulated_kernel_tells_all_of_it(node: SimNode) -> None:
     assert (card.address, card.vendor, card.device, card.driver, card.numa_node) == (CARD, "8086", "0d5c", "igb_uio", 0)
     netdev = read_netdevs(node.host.files, {})[PART.netdev]
     assert (netdev.pci_address, netdev.driver) == ("", "mlx5_core.sf")
+    assert found.uio == {CARD: "/dev/uio0"}
     assert CARD not in read_pci(node.host.files), "no other part of the agent deals with it"
 
 
@@ -94,7 +95,7 @@ def test_sysfs_as_linux_lays_it_out(tmp_path: Path) -> None:
         f"{card}/infiniband/mlx5_0/device": f"../../../{PF}",
     }
     files = make_tree(tmp_path, texts, links)
-    found = read_function_facts(files, Asked, [PF])
+    found = read_function_facts(files, Asked, read_pci(files))
     assert found.auxiliary[SF] == replace(PART, rdma="mlx5_4")
     assert found.auxiliary["mlx5_core.eth.2"].parent == PF
     assert (found.acpi_indexes, found.vdpa, found.accelerators) == ({PF: "3"}, {}, {})

@@ -126,6 +126,22 @@ def test_an_accelerator_comes_with_its_group_and_a_sub_function_with_its_rdma_de
     assert grant(pool(SFS, "auxNetDevice"), SF)[0] == [], "only where it is asked for"
 
 
+def test_a_function_with_uio_comes_with_its_node_and_is_not_healthy_without() -> None:
+    base = world()
+    facts = base.functions
+    card = replace(facts.accelerators[CARD], driver="igb_uio")
+    vf = replace(base.pci[VFS[2]], driver="igb_uio")
+    bare = replace(base, pci={**base.pci, vf.address: vf}, functions=replace(facts, accelerators={CARD: card}))
+    state = replace(bare, functions=replace(bare.functions, uio={CARD: "/dev/uio0", vf.address: "/dev/uio1"}))
+    for found, device, node in (
+        (pool({}, "accelerator"), CARD, "/dev/uio0"),
+        (pool({"drivers": ["igb_uio"]}), vf.address, "/dev/uio1"),
+    ):
+        nodes, info, _ = grant(found, device, state)
+        assert (nodes, info["uio"]) == ([node], {"mount": node})
+        assert reasons(found, bare) == {device: "it is with igb_uio and has no node of uio"}
+
+
 def test_numa_nodes_are_those_of_the_function_behind():
     for kind, selectors, node in (("accelerator", {}, (0,)), ("auxNetDevice", SFS, (1,))):
         assert offer(pool(selectors, kind), world()).devices[0].numa_nodes == node

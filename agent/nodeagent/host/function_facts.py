@@ -14,7 +14,7 @@ from types import MappingProxyType
 from nodeagent.host import paths
 from nodeagent.host.pci_facts import PCI_ADDRESS, parse_id, parse_path, read_function
 from nodeagent.host.ports import Files
-from nodeagent.state.functions import Asked, AuxiliaryDevice, FunctionFacts, VdpaDevice
+from nodeagent.state.functions import UIO_DRIVERS, Asked, AuxiliaryDevice, FunctionFacts, VdpaDevice
 from nodeagent.state.network import PciFunction
 
 ACCELERATOR_CLASS = "12"  # pci.ids: processing accelerators
@@ -23,17 +23,20 @@ _PARTITION_KEY = re.compile(r"0x[0-9a-f]{1,4}")
 _VHOST = "vhost-vdpa-"
 
 
-def read_function_facts(files: Files, asked: Iterable[Asked], pci: Iterable[str]) -> FunctionFacts:
-    """What is asked for and nothing else; `pci` are the functions that are known already."""
+def read_function_facts(files: Files, asked: Iterable[Asked], pci: Mapping[str, PciFunction]) -> FunctionFacts:
+    """What is asked for and nothing else, and nodes of uio where a function has such a driver; `pci` are the functions
+    that are known already.
+    """
     wanted = frozenset(asked)
     accelerators = _accelerators(files) if Asked.ACCELERATORS in wanted else {}
-    known = (*pci, *accelerators)
+    known = {**pci, **accelerators}
     return FunctionFacts(
         acpi_indexes=_acpi_indexes(files, known) if Asked.ACPI_INDEXES in wanted else MappingProxyType({}),
         partition_keys=_partition_keys(files) if Asked.PARTITION_KEYS in wanted else MappingProxyType({}),
         vdpa=_vdpa(files) if Asked.VDPA in wanted else MappingProxyType({}),
         auxiliary=_auxiliary(files) if Asked.AUXILIARY in wanted else MappingProxyType({}),
         accelerators=MappingProxyType(accelerators),
+        uio=_uio(files, (one.address for one in known.values() if one.driver in UIO_DRIVERS)),
     )
 
 
@@ -92,6 +95,13 @@ def _part(files: Files, name: str, kind: str) -> AuxiliaryDevice | None:
         netdev=next(iter(files.names(f"{folder}/net")), ""),
         rdma=next(iter(files.names(f"{folder}/infiniband")), ""),
     )
+
+
+def _uio(files: Files, addresses: Iterable[str]) -> Mapping[str, str]:
+    """By the directory that a uio driver makes below the function; only nodes that are there."""
+    found = {one: next(iter(files.names(f"{paths.SYS_PCI_DEVICES}/{one}/uio")), "") for one in addresses}
+    nodes = {address: f"{paths.DEV}/{name}" for address, name in found.items() if name}
+    return MappingProxyType({one: node for one, node in nodes.items() if files.device_node(node) is not None})
 
 
 def _accelerators(files: Files) -> dict[str, PciFunction]:

@@ -21,7 +21,7 @@ from nodeagent.resources.network_units import (
     own_problem,
     rdma_nodes,
     seen,
-    vfio_nodes,
+    user_nodes,
 )
 from nodeagent.spec.network_plugins import FunctionPool, Parent, Selector
 from nodeagent.state.functions import AuxiliaryDevice
@@ -33,7 +33,9 @@ from nodeagent.state.node import NodeState
 def accelerators_of(pool: FunctionPool, state: NodeState) -> tuple[NetworkUnit, ...]:
     """Processing accelerators by address; one that is divided is offered by its virtual functions alone."""
     found = (one for _, one in sorted(state.functions.accelerators.items()) if not one.vf_addresses)
-    units = (_accelerator(one, pool) for one in found if any(_is_meant(wish, one, state) for wish in pool.selectors))
+    units = (
+        _accelerator(one, pool, state) for one in found if any(_is_meant(wish, one, state) for wish in pool.selectors)
+    )
     return tuple(replace(unit, problem=own_problem(unit)) for unit in units)
 
 
@@ -41,13 +43,13 @@ def _is_meant(selector: Selector, one: PciFunction, state: NodeState) -> bool:
     return is_described(selector, one, state) and among(one.address, selector.addresses)
 
 
-def _accelerator(one: PciFunction, pool: FunctionPool) -> NetworkUnit:
+def _accelerator(one: PciFunction, pool: FunctionPool, state: NodeState) -> NetworkUnit:
     return NetworkUnit(
         address=one.address,
         port=one.address,
         driver=one.driver,
         numa_nodes=(one.numa_node,) if one.numa_node >= 0 and pool.with_topology else (),
-        nodes=vfio_nodes(one),
+        nodes=user_nodes(one, state),
     )
 
 

@@ -28,6 +28,7 @@ from nodeagent.resources.network_units import (
     shared_devices,
 )
 from nodeagent.spec.network_plugins import FunctionPool, PoolKind, SharedPool
+from nodeagent.state.functions import UIO_DRIVERS
 from nodeagent.state.health import Health
 from nodeagent.state.network import RdmaDevice
 from nodeagent.state.node import NodeState
@@ -197,6 +198,8 @@ class FunctionAllocator:
             info["extra"] = extra
         if unit.driver == VFIO_PCI:
             info["vfio"] = {"mount": VFIO, "dev-mount": unit.nodes[-1]}
+        elif unit.driver in UIO_DRIVERS:
+            info["uio"] = {"mount": unit.nodes[0]}
         elif unit.vdpa:
             info |= {"vdpa": {"mount": unit.vdpa.node}} if unit.vdpa.node else {}
         elif unit.rdma:

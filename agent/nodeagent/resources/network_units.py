@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from nodeagent.host.paths import DEV_INFINIBAND, DEV_VFIO
 from nodeagent.resources.guarded import CONTROL
 from nodeagent.spec.network_plugins import FunctionPool, Parent, Selector, SharedPool, VdpaType
-from nodeagent.state.functions import VdpaDevice
+from nodeagent.state.functions import UIO_DRIVERS, VdpaDevice
 from nodeagent.state.health import Health, SubjectKind, Verdict
 from nodeagent.state.network import Netdev, PciFunction, RdmaDevice, VfLinkState
 from nodeagent.state.node import NodeState
@@ -170,13 +170,15 @@ def _unit(one: PciFunction, pool: FunctionPool, state: NodeState, there: Seen) -
         driver=one.driver,
         numa_nodes=(one.numa_node,) if one.numa_node >= 0 and pool.with_topology else (),
         rdma=rdma.name if rdma is not None and wants_rdma else "",
-        nodes=vfio_nodes(one) or ((vdpa.node,) if vdpa and vdpa.node else own),
+        nodes=user_nodes(one, state) or ((vdpa.node,) if vdpa and vdpa.node else own),
         vdpa=vdpa,
     )
 
 
-def vfio_nodes(one: PciFunction) -> tuple[str, ...]:
-    """The nodes by which a program has the function, if vfio-pci does."""
+def user_nodes(one: PciFunction, state: NodeState) -> tuple[str, ...]:
+    """The nodes by which a program drives the function by itself, if vfio-pci or uio has it."""
+    if one.driver in UIO_DRIVERS:
+        return tuple(filter(None, (state.functions.uio.get(one.address),)))
     return (VFIO, f"{DEV_VFIO}/{one.iommu_group}") if one.driver == VFIO_PCI and one.vfio_minor >= 0 else ()
 
 
@@ -196,6 +198,8 @@ def own_problem(unit: NetworkUnit) -> str:
         return "it has no driver"
     if unit.driver == VFIO_PCI and not unit.nodes:
         return f"it is with {VFIO_PCI} and there is no device of its IOMMU group"
+    if unit.driver in UIO_DRIVERS and not unit.nodes:
+        return f"it is with {unit.driver} and has no node of uio"
     if unit.vdpa and unit.vdpa.driver == VdpaType.VHOST.driver and not unit.vdpa.node:
         return f"its vDPA device {unit.vdpa.name} has no node; vhost_vdpa makes it"
     if unit.rdma and not unit.nodes:

@@ -15,6 +15,7 @@ from nodeagent.simulation.kernel_state import Interface, SubFunction, edited
 from nodeagent.simulation.tree_entry import Entries, Entry, Tree, line, link
 from nodeagent.simulation.tree_pci import device_folder
 from nodeagent.simulation.virtual_functions import slot_at
+from nodeagent.state.functions import UIO_DRIVERS
 from nodeagent.state.processes import DeviceNode
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from nodeagent.simulation.profiles import Profile
 
 SF_DRIVER = "mlx5_core.sf"
-_VHOST, _VHOST_MAJOR = "vhost_vdpa", 240  # a major for local use (Documentation/admin-guide/devices.txt)
+_VHOST, _LOCAL_MAJOR = "vhost_vdpa", 240  # majors for local use (Documentation/admin-guide/devices.txt)
 _ACC100 = (("vendor", "0x8086"), ("device", "0x0d5c"), ("class", "0x120001"), ("numa_node", "0"))
 
 
@@ -81,8 +82,8 @@ def _vdpa(folder: str, name: str, driver: str) -> Entries:
     if driver == _VHOST:
         number = int(name.removeprefix("vdpa"))
         node = f"{paths.DEV}/vhost-vdpa-{number}"
-        yield f"{folder}/vhost-vdpa-{number}/dev", line(f"{_VHOST_MAJOR}:{number}")
-        yield node, Entry(node=DeviceNode(node, _VHOST_MAJOR, number, 0o600))
+        yield f"{folder}/vhost-vdpa-{number}/dev", line(f"{_LOCAL_MAJOR}:{number}")
+        yield node, Entry(node=DeviceNode(node, _LOCAL_MAJOR, number, 0o600))
 
 
 def _accelerator(address: str, driver: str) -> Entries:
@@ -93,3 +94,7 @@ def _accelerator(address: str, driver: str) -> Entries:
         yield f"{folder}/{name}", line(text)
     if driver:
         yield f"{folder}/driver", link(f"{folder}/driver", f"{paths.SYS_PCI_DRIVERS}/{driver}")
+    if driver in UIO_DRIVERS:
+        node = f"{paths.DEV}/uio0"
+        yield f"{folder}/uio/uio0/dev", line(f"{_LOCAL_MAJOR + 1}:0")
+        yield node, Entry(node=DeviceNode(node, _LOCAL_MAJOR + 1, 0, 0o600))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LAST = "/initstate"  # a module counts as there once this file is: so it comes last and goes first
 _CAPABILITIES = f"{paths.PROC_NVIDIA_CAPABILITIES}/"
 # Folders of /dev that devtmpfs and udev fill, not the agent.
-_OWN_NODES = ("nvidia-fs", "vhost-vdpa-")
+_OWN_NODES = ("nvidia-fs", "vhost-vdpa-", "uio")
 _OWN_DEVICES = ("infiniband", "dri", "vfio", "nvidia-caps-imex-channels")
 
 

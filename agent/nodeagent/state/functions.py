@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 from nodeagent.state.network import PciFunction
 
+UIO_DRIVERS = frozenset({"uio", "igb_uio"})  # sriov-network-device-plugin pkg/factory/factory.go
+
 
 class Asked(StrEnum):
     """One kind of fact, by the key of the SR-IOV network device plugin's file that asks for it."""
@@ -46,10 +48,13 @@ class AuxiliaryDevice:
 
 @dataclass(frozen=True)
 class FunctionFacts:
-    """Keyed by PCI address but for `auxiliary`, which is by name. `partition_keys` are those at index 0."""
+    """Keyed by PCI address but for `auxiliary`, which is by name. `partition_keys` are those at index 0, `uio` device
+    nodes of functions with one of UIO_DRIVERS.
+    """
 
     acpi_indexes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     partition_keys: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     vdpa: Mapping[str, VdpaDevice] = field(default_factory=lambda: MappingProxyType({}))
     auxiliary: Mapping[str, AuxiliaryDevice] = field(default_factory=lambda: MappingProxyType({}))
     accelerators: Mapping[str, PciFunction] = field(default_factory=lambda: MappingProxyType({}))
+    uio: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -13,7 +13,7 @@ from nodeagent.spec.containers import Component
 from nodeagent.spec.kubernetes import PluginNetwork
 from nodeagent.spec.network_plugins import FunctionPool, SharedPool, parse_functions, parse_shared
 from nodeagent.spec.schema import NodeSpec
-from nodeagent.state.functions import Asked
+from nodeagent.state.functions import UIO_DRIVERS, Asked
 from nodeagent.state.health import Health
 from nodeagent.state.node import NodeState
 from nodeagent.supervisor.pairing import Distances, Pairing, near_gpus
@@ -70,7 +70,9 @@ class NetworkDesk:
     def _with_facts(self, state: NodeState, pools: NetworkPools) -> NodeState:
         """The state with what these pools ask for of functions, and no other ones do."""
         asked = frozenset[Asked]().union(*(pool.asked for pool in pools.functions))
-        return replace(state, functions=read_function_facts(self.files, asked, state.pci)) if asked else state
+        if not asked and not any(one.driver in UIO_DRIVERS for one in state.pci.values()):
+            return state
+        return replace(state, functions=read_function_facts(self.files, asked, state.pci))
 
     def _is_left(self, section: PluginNetwork, resource: str) -> bool:
         """Both plugins name their sockets by the resource (rdma: NAME.sock, SR-IOV: PREFIX_NAME.sock)."""
