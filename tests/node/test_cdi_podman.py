@@ -66,3 +66,26 @@ def test_every_name_we_write_is_resolved_and_no_other_and_a_second_owner_breaks_
     torn = podman.run(["nvidia.com/gpu=1"], "true")
     assert torn.returncode != 0
     assert "nvidia.com/gpu=1" in torn.stderr
+
+
+def test_what_goes_with_a_gpu_is_resolved_and_gives_its_nodes_and_files(ready):
+    """As the device plugin names them beside a GPU: GDRCopy, GPUDirect Storage, RDMA devices, an IMEX channel."""
+    node, podman = ready
+    for path, text in (("etc/cufile.json", "settings\n"), ("run/udev/control", "udev\n")):
+        place = Path(f"{node.node.directory}{DRIVER_ROOT}/{path}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    modules = "{nvidia: {parameters: {CreateImexChannel0: 1}}, rdma: {}, gdrcopy: true, gds: true}"
+    assert node.converge(SECTION.replace("{nvidia: {}, rdma: {}}", modules)).plan.converged
+    names = ["gpu=1", "imex-channel=0", "gdrcopy=all", "gds=all", "mofed=all"]
+    done = podman.run(
+        [f"nvidia.com/{name}" for name in names],
+        "cd /dev; ls -d gdrdrv nvidia1 nvidia-fs0 nvidia-fs15 infiniband/* nvidia-caps-imex-channels/*; ls -d nvidia0; "
+        "cat /etc/cufile.json /run/udev/control; echo $NVIDIA_VISIBLE_DEVICES",
+    )
+    lines = done.stdout.split()
+    infiniband = {f"infiniband/{name}" for name in ("rdma_cm", "uverbs0", "uverbs1")}
+    wanted = {"gdrdrv", "nvidia1", "nvidia-fs0", "nvidia-fs15", "nvidia-caps-imex-channels/channel0"} | infiniband
+    assert wanted == set(lines[:-3]), done.stderr
+    assert lines[-3:] == ["settings", "udev", "void"]
+    assert "nvidia0" in done.stderr, "no other GPU"
