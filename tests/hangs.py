@@ -36,6 +36,7 @@ OF_THE_MACHINE = (
     "nvmlDeviceGetCount",
     "nvmlSystemGetDriverVersion",
     "nvmlSystemGetCudaDriverVersion",
+    "nvmlSystemGetNVMLVersion",
     "nvmlEventSetCreate",
     "nvmlEventSetWait",
     "nvmlGpmSampleAlloc",

@@ -57,6 +57,11 @@ static uint32_t make(const struct nodeagent_call *call, void *handle, uint64_t *
 {
 	void *first = call->first ? call->first : handle;
 
+	if (call->chain) {
+		first = *call->chain;
+		if (!first)
+			return NVML_ERROR_NOT_FOUND;
+	}
 	if (call->shape == NODEAGENT_COUNTED)
 		return counted(call, first, made);
 	++*made;

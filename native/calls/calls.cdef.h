@@ -7,6 +7,7 @@ enum nodeagent_shape {
 struct nodeagent_call {
 	void *function;
 	void *first;
+	void **chain;
 	void *out;
 	uint64_t tolerated;
 	uint32_t shape;

@@ -18,6 +18,7 @@ enum nodeagent_shape {
 struct nodeagent_call {
 	void *function;
 	void *first;
+	void **chain; /* where an earlier call puts the first argument, else NULL; nothing there: not made, NOT_FOUND */
 	void *out;
 	uint64_t tolerated; /* bit n: with code n the calls after it are made all the same */
 	uint32_t shape;

@@ -232,6 +232,8 @@ def report(patience: Patience) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as place, h100s(Path(place)) as nvml:
         yield from table("a round of NVML calls, 8 H100", nvml_round(nvml, patience.rounds))
         yield from table("the same through the worker", {"": worker_round(Path(place), patience.rounds)})
+    with tempfile.TemporaryDirectory() as place, h100s(Path(place), slices=7) as nvml:
+        yield from table("a round of NVML calls, 8 H100 of 7 instances each", nvml_round(nvml, patience.rounds))
     with tempfile.TemporaryDirectory() as place, running_agent(Path(place)) as (process, root):
         yield from table("scrapes", scrapes(patience, root, process.pid))
     with tempfile.TemporaryDirectory() as place:

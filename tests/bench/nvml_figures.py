@@ -18,17 +18,20 @@ from nodeagent.host import nvml_batch
 from nodeagent.host.nvml import InProcessNvml
 from nodeagent.host.nvml_batch import Call
 from nodeagent.host.nvml_fields import FIELDS
-from nodeagent.host.nvml_gpm import GPM_OF_GPU
+from nodeagent.host.nvml_gpm import GPM_OF_GPU, GPM_OF_INSTANCE
 from nodeagent.host.nvml_process import Launch
 from nodeagent.host.nvml_readings import LINKS_MAX, READINGS
+from nodeagent.host.nvml_samples import Telemetry
 from nodeagent.host.nvml_worker import WorkerNvml
 from nodeagent.simulation.machine import BoardAt, Machine, library_path
+from nodeagent.state.gpu import Placement
 
 GPUS = 8
 
 
 @contextmanager
-def h100s(directory: Path) -> Iterator[InProcessNvml]:
+def h100s(directory: Path, slices: int = 0) -> Iterator[InProcessNvml]:
+    """Each of them divided into so many instances of one slice; 0: MIG is off."""
     devices = directory / "devices"
     devices.mkdir()
     for name in ("nvidiactl", *(f"nvidia{minor}" for minor in range(GPUS))):
@@ -37,9 +40,18 @@ def h100s(directory: Path) -> Iterator[InProcessNvml]:
     before = dict(os.environ)
     with Machine.create(str(directory / "machine"), boards, str(devices), "550.90.07"):
         with closing(InProcessNvml(library_path(), {"NVMLSIM_MACHINE": str(directory / "machine")})) as made:
+            if slices:
+                divide(made, slices)
             yield made
         os.environ.clear()
         os.environ.update(before)
+
+
+def divide(nvml: InProcessNvml, slices: int) -> None:
+    for gpu in nvml.gpus()[0]:
+        nvml.set_mig_mode(gpu.uuid, enabled=True)
+        for start in range(slices):
+            nvml.create_gpu_instance(gpu.uuid, "1g.10gb", Placement(start, 1))
 
 
 def nvml_round(nvml: InProcessNvml, rounds: int) -> dict[str, Figures]:
@@ -92,10 +104,12 @@ def wall_seconds(what: Callable[[], object]) -> float:
 def native_loop(nvml: InProcessNvml) -> Callable[[], object]:
     """What the agent's round makes of calls, and nothing else: no value is looked at."""
     telemetry = nvml._telemetry
+    ask = next(ask for key, ask in telemetry._gpm._asks.items() if len(key) == _questions(telemetry))
     batches = [(reader._batch, nvml_batch.pointer(nvml._at(index))) for index, reader in telemetry._readers.items()]
     others = [
-        *((pair.take, nvml_batch.pointer(nvml._at(key[0]))) for key, pair in telemetry._gpm._pairs.items()),
-        *((telemetry._gpm._requests[GPM_OF_GPU]._ask, nvml_batch.ffi.NULL) for _ in range(GPUS)),
+        *((reader._batch, nvml_batch.pointer(nvml._at(index))) for index, reader in telemetry._slices.items()),
+        *((group.take, nvml_batch.pointer(nvml._at(index))) for index, group in telemetry._gpm._groups.items()),
+        *((ask.batch, nvml_batch.ffi.NULL) for _ in range(GPUS)),
         *((telemetry._events._wait, nvml_batch.ffi.NULL) for _ in range(GPUS)),
     ]
 
@@ -106,6 +120,11 @@ def native_loop(nvml: InProcessNvml) -> Callable[[], object]:
             nvml._at(index)
 
     return run
+
+
+def _questions(telemetry: Telemetry) -> int:
+    """The length of GPM's key: whether newer ids are known, and one for the GPU and each of its instances."""
+    return 1 + len(telemetry._gpm._groups[0].pairs)
 
 
 class BareLoop:
@@ -128,21 +147,36 @@ class BareLoop:
         array = pynvml.nvmlDeviceGetFieldValues(handle, FIELDS)
         kept = [value.fieldId for value in array if value.nvmlReturn == pynvml.NVML_SUCCESS]
         calls += [*links, (pynvml.nvmlDeviceGetFieldValues, (handle, kept)), (self._wait, ())]
-        yield from (call for call in (*calls, *self._gpm(handle)) if works(*call))
+        calls += [*self._gpm(handle, GPM_OF_GPU, pynvml.nvmlGpmSampleGet), *self._of_instances(handle)]
+        yield from (call for call in calls if works(*call))
+
+    def _of_instances(self, handle: object) -> Iterator[tuple[Callable[..., object], tuple[object, ...]]]:
+        """One MIG device for each, as here, and no index without one."""
+        for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            look_up = (pynvml.nvmlDeviceGetMigDeviceHandleByIndex, (handle, number))
+            if works(*look_up):
+                device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+                gi_id = pynvml.nvmlDeviceGetGpuInstanceId(device)
+                yield look_up
+                yield pynvml.nvmlDeviceGetGpuInstanceId, (device,)
+                yield pynvml.nvmlDeviceGetMemoryInfo, (device, pynvml.nvmlMemory_v2)
+                yield from self._gpm(handle, GPM_OF_INSTANCE, pynvml.nvmlGpmMigSampleGet, gi_id)
 
     def _wait(self) -> None:
         with suppress(pynvml.NVMLError_Timeout):
             pynvml.nvmlEventSetWait_v2(self._events, 0)
 
-    def _gpm(self, handle: object) -> Iterator[tuple[Callable[..., object], tuple[object, ...]]]:
+    def _gpm(
+        self, handle: object, metrics: tuple[int, ...], take: Callable[..., object], *instance: int
+    ) -> Iterator[tuple[Callable[..., object], tuple[object, ...]]]:
         first, second = pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc()
-        pynvml.nvmlGpmSampleGet(handle, first)
+        take(handle, *instance, first)
         request = pynvml.c_nvmlGpmMetricsGet_t()
-        request.version, request.numMetrics = pynvml.NVML_GPM_METRICS_GET_VERSION, len(GPM_OF_GPU)
+        request.version, request.numMetrics = pynvml.NVML_GPM_METRICS_GET_VERSION, len(metrics)
         request.sample1, request.sample2 = first, second
-        for place, metric in enumerate(GPM_OF_GPU):
+        for place, metric in enumerate(metrics):
             request.metrics[place].metricId = metric
-        yield pynvml.nvmlGpmSampleGet, (handle, second)
+        yield take, (handle, *instance, second)
         yield pynvml.nvmlGpmMetricsGet, (request,)
 
     def run(self) -> None:

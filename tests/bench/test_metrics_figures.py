@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import pytest
+
 from bench import instruments_figures
 from bench.figures import running_agent
 from bench.metrics_figures import Patience, memory, rendering, scrapes, sending
@@ -26,8 +28,9 @@ def test_sending_and_rendering_are_measured() -> None:
     assert [int(name.split()[0]) > size for name, size in zip(rendering(QUICK), (300, 1000, 5000, 40000), strict=True)]
 
 
-def test_a_round_of_nvml_makes_the_calls_of_the_bare_loop(tmp_path: Path) -> None:
-    with h100s(tmp_path) as nvml:
+@pytest.mark.parametrize("slices", [0, 7])
+def test_a_round_of_nvml_makes_the_calls_of_the_bare_loop(tmp_path: Path, slices: int) -> None:
+    with h100s(tmp_path, slices) as nvml:
         found = nvml_round(nvml, 2)
         made = sum(calls for sample in nvml.samples() for calls, _ in sample.calls.values())
         through = worker_round(tmp_path, 2)

@@ -17,7 +17,7 @@ from nvml_adapters import ADAPTERS, adapter, machine_in, slots_of
 
 A100, H100 = 0, 1
 GIB = 1 << 30
-INVALID_ARGUMENT, NOT_SUPPORTED, UNKNOWN = 2, 3, 999
+INVALID_ARGUMENT, NOT_SUPPORTED, LOST, VERSION_MISMATCH, UNKNOWN = 2, 3, 15, 25, 999
 GPM_APART_SECONDS = 0.15
 
 
@@ -121,6 +121,88 @@ def test_gpm_of_instances(nvml, machine):
     (instance,) = nvml.samples()[H100].instances
     assert 0 <= instance.gpm[1] <= 100
     assert not instance.gpm.keys() & {20, 21, 60, 61, *GPM_TOTALS}, "PCIe, NVLink, totals belong to the whole GPU"
+
+
+@pytest.fixture
+def divided(nvml, machine):
+    """An H100 with a hole: instances of two profiles, and one between them that went."""
+    me = uuid(machine, H100)
+    nvml.set_mig_mode(me, enabled=True)
+    for profile, start, size in (("1g.10gb", 0, 1), ("1g.10gb", 1, 1), ("3g.40gb", 4, 4)):
+        nvml.create_gpu_instance(me, profile, Placement(start, size))
+    nvml.destroy_gpu_instance(me, Placement(0, 1))
+    nvml.samples()
+    return nvml
+
+
+def test_an_instance_with_several_devices_is_there_once(nvml, machine):
+    me = uuid(machine, H100)
+    nvml.set_mig_mode(me, enabled=True)
+    nvml.create_gpu_instance(me, "3g.40gb", Placement(4, 4), (1, 2))
+    (instance,) = nvml.samples()[H100].instances
+    assert instance.memory_total_bytes > 39 * GIB
+    assert nvml.samples()[H100].calls["nvmlDeviceGetGpuInstanceId"][0] == 2
+
+
+def test_the_calls_for_instances_are_made_for_those_that_are_there(divided):
+    calls = divided.samples()[H100].calls
+    assert calls["nvmlDeviceGetMigDeviceHandleByIndex"][0] == 7
+    assert calls["nvmlDeviceGetGpuInstanceId"][0] == 2
+    assert calls["nvmlDeviceGetMemoryInfo_v2"][0] == 3, "the GPU's own besides"
+
+
+def test_a_driver_without_reserved_memory_is_asked_the_older_way_at_once(divided, machine):
+    machine.fail(uuid(machine, H100), "nvmlDeviceGetMemoryInfo", VERSION_MISMATCH, 4)  # the GPU's own first, both ways
+    for sample in (divided.samples()[H100], divided.samples()[H100]):
+        small, big = sorted(sample.instances, key=lambda found: found.memory_total_bytes)
+        assert small.memory_total_bytes < 11 * GIB < 39 * GIB < big.memory_total_bytes
+        assert small.memory_used_bytes is not None
+        assert small.memory_reserved_bytes is None
+    assert "nvmlDeviceGetMemoryInfo_v2" not in sample.calls
+
+
+def test_instances_are_told_of_where_their_memory_is_not(divided, machine):
+    machine.fail(uuid(machine, H100), "nvmlDeviceGetMemoryInfo", NOT_SUPPORTED, 1000)
+    sample = divided.samples()[H100]
+    assert [found.memory_total_bytes for found in sample.instances] == [None, None]
+    assert len({found.gi_id for found in sample.instances}) == 2
+
+
+@pytest.mark.parametrize("function", ["nvmlDeviceGetMigDeviceHandleByIndex", "nvmlDeviceGetGpuInstanceId"])
+def test_an_instance_that_cannot_be_asked_costs_only_itself(divided, machine, function):
+    machine.fail(uuid(machine, H100), function, NOT_SUPPORTED, 2)  # the first two indexes; one is a hole
+    before = {sample.uuid: len(sample.instances) for sample in divided.samples()}
+    after = {sample.uuid: len(sample.instances) for sample in divided.samples()}
+    assert before[uuid(machine, H100)] < after[uuid(machine, H100)] == 2
+
+
+def test_a_gpu_lost_among_its_instances_is_lost(divided, machine):
+    machine.fail(uuid(machine, H100), "nvmlDeviceGetGpuInstanceId", LOST, 1)
+    assert uuid(machine, H100) not in {sample.uuid for sample in divided.samples()}
+    assert len(divided.samples()[H100].instances) == 2
+
+
+def test_gpm_of_an_instance_that_was_made_anew_begins_anew(divided, machine):
+    """It may have the id of the one before it, whose sample is of other work."""
+    me = uuid(machine, H100)
+    time.sleep(GPM_APART_SECONDS)
+    assert all(found.gpm for found in divided.samples()[H100].instances)
+    divided.destroy_gpu_instance(me, Placement(4, 4))
+    divided.create_gpu_instance(me, "3g.40gb", Placement(4, 4))
+    time.sleep(GPM_APART_SECONDS)
+    anew = divided.samples()[H100]
+    assert anew.gpm, "the GPU is the same"
+    assert [found.gpm for found in anew.instances] == [{}, {}]
+    time.sleep(GPM_APART_SECONDS)
+    assert all(found.gpm for found in divided.samples()[H100].instances)
+
+
+def test_gpm_that_one_instance_lacks_for_once_leaves_the_others(divided, machine):
+    time.sleep(GPM_APART_SECONDS)
+    machine.fail(uuid(machine, H100), "nvmlGpmMigSampleGet", INVALID_ARGUMENT, 1)
+    sample = divided.samples()[H100]
+    assert sorted(bool(found.gpm) for found in sample.instances) == [False, True]
+    assert sample.gpm
 
 
 def test_xids_come_with_the_next_sample_of_their_gpu_and_once(nvml, machine):

@@ -29,7 +29,8 @@ class Call:
 
     `layout` is the struct format of what NVML fills in, with a name in `names` for each of its values, and `given` what
     stands there before. `out` is memory of the caller's instead, `first` the first argument where that is not the GPU;
-    `number` the argument that `shape` has besides. A code in `tolerated` (codes_mask) does not end the batch.
+    `number` the argument that `shape` has besides. A code in `tolerated` (codes_mask) does not end the batch. `chain`
+    is the place of an earlier call whose answer, a handle, is the first argument: NOT_FOUND where there is none.
     """
 
     function: str
@@ -41,6 +42,7 @@ class Call:
     tolerated: int = 0
     out: Any = ffi.NULL
     first: Any = ffi.NULL
+    chain: int | None = None
 
 
 def codes_mask(codes: Iterable[int]) -> int:
@@ -78,6 +80,8 @@ class Batch:
             made.out = self._memory + offset if call.layout else call.out
             made.shape, made.number = call.shape, call.number
             made.cost = self._functions.index(call.function)
+            if call.chain is not None:
+                made.chain = ffi.cast("void **", self._memory + offsets[call.chain])
         self._batch = ffi.new("struct nodeagent_batch *")
         self._batch.calls, self._batch.codes, self._batch.costs = self._calls, self._codes, self._costs
         self._batch.number, self._batch.functions = len(calls), len(self._functions)

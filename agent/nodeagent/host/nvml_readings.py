@@ -52,7 +52,7 @@ def _fabric(version: int, layout: str, *names: str) -> Call:
     return Call("nvmlDeviceGetGpuFabricInfoV", layout, names, given=given, tolerated=TOLERATED)
 
 
-_MEMORY = Reading(
+MEMORY = Reading(
     (
         Call(
             "nvmlDeviceGetMemoryInfo_v2",
@@ -93,7 +93,7 @@ _TEMPERATURE = Reading(
 def _rows() -> Iterator[Reading]:
     size = pynvml.NVML_DEVICE_UUID_V2_BUFFER_SIZE
     yield Reading((Call("nvmlDeviceGetUUID", f"{size}s", ("uuid",), SIZED, size),))
-    yield _MEMORY
+    yield MEMORY
     utilization = ("utilization_gpu_percent", "utilization_memory_percent")
     yield Reading((Call("nvmlDeviceGetUtilizationRates", "II", utilization, tolerated=TOLERATED),))
     yield _TEMPERATURE

@@ -1,7 +1,7 @@
 """Telemetry of GPUs through NVML: what one session keeps so that a sample costs few calls of ours.
 
-All that is asked of a GPU is one batch of calls (nvml_batch). What a GPU answers NOT_SUPPORTED to is not asked again in
-this session. Instances are found through their MIG devices. All functions raise pynvml.NVMLError.
+All that is asked of a GPU is one batch of calls (nvml_batch), what is asked of its instances another one. What a GPU
+answers NOT_SUPPORTED to is not asked again in this session. All functions raise pynvml.NVMLError.
 
 Sources: nvml.h (groups nvmlFieldValueQueries, nvmlDeviceQueries, nvmlMultiInstanceGPU).
 """
@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import pynvml
 
-from nodeagent.host import nvml_errors
 from nodeagent.host.nvml_batch import Batch, address, pointer
 from nodeagent.host.nvml_costs import Costs
 from nodeagent.host.nvml_events import GpuEvents
 from nodeagent.host.nvml_fields import FIELDS, FieldArray
-from nodeagent.host.nvml_gpm import GPM_OF_GPU, GPM_OF_INSTANCE, GpmReader
-from nodeagent.host.nvml_read import optional
+from nodeagent.host.nvml_gpm import WHOLE_GPU, GpmReader
 from nodeagent.host.nvml_readings import LASTING, READINGS
+from nodeagent.host.nvml_slices import SliceReader
 from nodeagent.state.gpu import Fabric, GpuSample, InstanceSample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable
 
     from nodeagent.host.nvml_batch import Call
 
@@ -37,10 +36,12 @@ class Telemetry:
         self._driver = 0
         self._events = GpuEvents()
         self._gpm = GpmReader()
+        self._slices: dict[int, SliceReader] = {}
 
     def close(self) -> None:
         self._events.close()
         self._gpm.close()
+        self._slices.clear()
         self._readers.clear()
 
     def sample(self, handle: Any, index: int) -> GpuSample:
@@ -52,16 +53,17 @@ class Telemetry:
         told = self._events.since_last(handle, uuid, costs)
         if told.mig_changed:
             # what a divided GPU lacks, utilisation for one, it may have again, and the other way round
-            del self._readers[index]
+            self._forget(index)
             values, fields = self._reader(index).read(handle, costs)
             del values["uuid"]
-        devices = tuple(_mig_devices(handle)) if values.pop("mig_mode", 0) else ()
+        memory = self._memory_of_instances(handle, index, costs) if values.pop("mig_mode", 0) else {}
+        gpm = self._gpm.read(handle, index, tuple(memory), costs)
         return GpuSample(
             uuid=uuid,
             **values,
             fields=fields,
-            gpm=self._gpm.of_gpu(handle, index, GPM_OF_GPU, costs),
-            instances=tuple(self._instances(handle, index, devices, costs)),
+            gpm=gpm.get(WHOLE_GPU, {}),
+            instances=tuple(InstanceSample(gi_id, **found, gpm=gpm.get(gi_id, {})) for gi_id, found in memory.items()),
             xids=told.xids,
             notices=told.notices,
             mig_changed=told.mig_changed,
@@ -76,13 +78,16 @@ class Telemetry:
             self._readers[index] = GpuReader(self._driver)
         return self._readers[index]
 
-    def _instances(
-        self, handle: Any, index: int, devices: Sequence[tuple[int, Any]], costs: Costs
-    ) -> Iterator[InstanceSample]:
-        self._gpm.forget_others(index, [gi_id for gi_id, _ in devices])
-        for gi_id, device in devices:
-            gpm = self._gpm.of_instance(handle, (index, gi_id), GPM_OF_INSTANCE, costs)
-            yield InstanceSample(gi_id=gi_id, **_memory(device), gpm=gpm)
+    def _memory_of_instances(self, handle: Any, index: int, costs: Costs) -> dict[int, dict[str, int]]:
+        if index not in self._slices:
+            self._slices[index] = SliceReader(handle)
+        return self._slices[index].read(handle, costs)
+
+    def _forget(self, index: int) -> None:
+        """What was learned about a GPU before its MIG mode or layout changed."""
+        del self._readers[index]
+        self._slices.pop(index, None)
+        self._gpm.forget_instances(index)
 
 
 class GpuReader:
@@ -157,28 +162,3 @@ def _named(values: dict[str, Any]) -> dict[str, Any]:
         status, state, health = (values.pop(f"fabric_{name}") for name in ("status", "state", "health"))
         values["fabric"] = Fabric(state, status, health, values.pop("fabric_summary", 0))
     return values
-
-
-def _memory(handle: Any) -> dict[str, int]:
-    """Bytes used, free, reserved and in total; before driver 510 reserved memory is counted as used."""
-    memory = optional(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
-    kinds: tuple[str, ...] = ("used", "free", "reserved", "total")
-    if memory is None:
-        memory, kinds = optional(pynvml.nvmlDeviceGetMemoryInfo, handle), ("used", "free", "total")
-    return {} if memory is None else {f"memory_{kind}_bytes": getattr(memory, kind) for kind in kinds}
-
-
-def _mig_devices(handle: Any) -> Iterator[tuple[int, Any]]:
-    """(GPU instance id, a MIG device in it), each instance once; an instance without a MIG device shows no values."""
-    seen = set()
-    for number in range(optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-        try:
-            device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
-            gi_id = pynvml.nvmlDeviceGetGpuInstanceId(device)
-        except pynvml.NVMLError as error:
-            if error.value != nvml_errors.NOT_FOUND and not nvml_errors.is_absence(error.value):
-                raise  # holes are ordinary, a lost GPU is not
-            continue
-        if gi_id not in seen:
-            seen.add(gi_id)
-            yield gi_id, device
