@@ -20,6 +20,7 @@ import pytest
 from dashboard_page import page
 from dashboard_source import Source
 from kubelet import Kubelet, serving
+from linter import complaints, expected
 from nodeagent.host.control_client import ask
 from nodeagent.simulation.machine import Machine
 
@@ -36,6 +37,18 @@ DCGM_DASHBOARD = (
     'max(DCGM_FI_DEV_FB_USED{Hostname=~".*", gpu=~".*"}) by (Hostname, gpu, GPU_I_ID, GPU_I_PROFILE)',
     'DCGM_FI_DEV_GPU_UTIL{gpu=~".*"}',
 )
+# Those of the dashboard in dcgm-exporter's repository (grafana/dcgm-exporter-dashboard.json), its variables first.
+REPOSITORY_DASHBOARD = (
+    "DCGM_FI_DEV_GPU_TEMP",
+    'DCGM_FI_DEV_GPU_TEMP{instance=~"$instance", gpu=~"$gpu"}',
+    'avg(DCGM_FI_DEV_GPU_TEMP{instance=~"$instance", gpu=~"$gpu"})',
+    'DCGM_FI_DEV_POWER_USAGE{instance=~"$instance", gpu=~"$gpu"}',
+    'sum(DCGM_FI_DEV_POWER_USAGE{instance=~"$instance", gpu=~"$gpu"})',
+    'DCGM_FI_DEV_SM_CLOCK{instance=~"$instance", gpu=~"$gpu"} * 1000000',
+    'DCGM_FI_DEV_GPU_UTIL{instance=~"$instance", gpu=~"$gpu"}',
+    'DCGM_FI_DEV_FB_USED{instance=~"$instance", gpu=~"$gpu"}',
+)
+REPOSITORY_HOPPER = 'DCGM_FI_PROF_PIPE_TENSOR_ACTIVE{instance=~"$instance", gpu=~"$gpu"}'
 HOPPER_DASHBOARD = (
     'max(DCGM_FI_PROF_GR_ENGINE_ACTIVE{Hostname=~".*", gpu=~".*"}) by (Hostname, gpu, GPU_I_ID, GPU_I_PROFILE)',
     'max(DCGM_FI_PROF_PIPE_TENSOR_ACTIVE{Hostname=~".*", gpu=~".*"}) by (Hostname, gpu, GPU_I_ID, GPU_I_PROFILE)',
@@ -185,6 +198,31 @@ def test_nvidias_dashboard_finds_its_data(agent, prometheus):
     assert {found["metric"]["GPU_I_PROFILE"] for found in instances} == set(
         re.findall(r"\dg\.\d+gb", PROFILES[agent.profile])
     )
+
+
+def test_the_dashboard_of_dcgm_exporters_repository_finds_its_data(agent, prometheus):
+    """With the values that its variables offer, one by one; a GPU with MIG enabled has no utilization of its own."""
+    hopper = agent.profile == "dgx-h100"
+    found = until(lambda: query(prometheus, REPOSITORY_DASHBOARD[0]))
+    assert {one["metric"]["instance"] for one in found} == {agent.address}
+    gpus = {one["metric"]["gpu"] for one in found}
+    assert gpus == {str(index) for index in range(8)}
+    for gpu in sorted(gpus):
+        for template in (*REPOSITORY_DASHBOARD, *((REPOSITORY_HOPPER,) if hopper else ())):
+            divided = gpu in ("0", "1") and "GPU_UTIL" in template
+            expression = template.replace("$instance", re.escape(agent.address)).replace("$gpu", gpu)
+            expression = expression.replace("\\", "\\\\")  # a backslash within PromQL's string
+            assert bool(query(prometheus, expression)) is not divided, expression
+
+
+def test_the_linter_objects_to_dcgms_names_alone(agent):
+    text = agent.text()
+    assert complaints(text) == expected(text)
+    assert complaints(without_dcgm(text)) == set()
+
+
+def without_dcgm(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not re.match(r"(# \w+ )?DCGM_", line))
 
 
 @pytest.mark.parametrize("board", sorted(BOARDS.glob("*.json")), ids=lambda path: path.stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +10,23 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 import metrics_view
+from linter import SINGLE, complaints, expected
 from metrics_view import DIVIDED_SAMPLE, FACTS, GIB, INSTANCES, MIB, NODE, SAMPLE, full_view
+from nodeagent.host.files import LocalFiles
 from nodeagent.host.nvml_fields import FIELDS
 from nodeagent.host.nvml_gpm import GPM_OF_GPU
-from nodeagent.metrics.catalogue import KNOWN_FAMILIES
+from nodeagent.metrics.catalogue import KNOWN_FAMILIES, families
 from nodeagent.metrics.dcgm import DCGM_METRICS
 from nodeagent.metrics.gpu_family import Shown
 from nodeagent.metrics.gpu_metrics import OWN_GPU_METRICS
-from nodeagent.metrics.options import HostLabel, Options
+from nodeagent.metrics.options import DcgmNames, HostLabel, Options
 from nodeagent.metrics.render import blocks, snapshot
 from nodeagent.metrics.sources import Field, Getter, Gpm
 from nodeagent.metrics.view import View
+from nodeagent.spec.containers import Component
+from nodeagent.spec.schema import Metrics
 from nodeagent.state.gpu import GpuSample, InstanceSample
+from nodeagent.supervisor.choices import Choices
 
 GOLDEN = Path(__file__).parents[1] / "data" / "metrics"
 EVERYTHING = Options(families=frozenset(KNOWN_FAMILIES), node_exporter_names=True)
@@ -241,14 +245,34 @@ def test_what_is_not_there_is_absent():
     assert names == {"DCGM_FI_DEV_XID_ERRORS"}, "what is counted by the agent begins at 0"
 
 
-def test_our_own_names_pass_the_linter():
-    """`promtool check metrics` objects to what DCGM's names are, and to nothing else."""
-    done = subprocess.run(
-        ["promtool", "check", "metrics"], input=snapshot(full_view()).body, capture_output=True, check=False
-    )
-    complaints = (done.stdout + done.stderr).decode().splitlines()
-    assert done.returncode in (0, 3), "3 is lint, 1 would be a syntax error"
-    assert [line for line in complaints if not line.startswith("DCGM_FI_")] == []
+OTHER_NAMES = Options(node_exporter_names=True, operator_names=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(replace(OTHER_NAMES, dcgm_names=names) for names in DcgmNames),
+        replace(OTHER_NAMES, families=frozenset(KNOWN_FAMILIES)),
+    ],
+    ids=[*DcgmNames, "everything"],
+)
+def test_the_linter_objects_to_the_names_that_are_others_and_to_nothing_else(options):
+    text = snapshot(full_view(options)).body.decode()
+    assert complaints(text) == expected(text) != set()
+    assert all(name.startswith(("DCGM_", "gpu_operator_")) for name, _ in expected(text))
+
+
+def test_every_name_on_the_list_of_objections_is_one_of_ours():
+    view = full_view(replace(OTHER_NAMES, families=frozenset(KNOWN_FAMILIES)))
+    assert {name for name, _ in SINGLE} <= {family.name for family, _ in families(view)}
+
+
+def test_without_dcgms_names_the_linter_finds_nothing():
+    """`metrics.dcgm: off`, as under dcgm-exporter; names of node_exporter's are clean as well."""
+    options = Choices(Metrics(dcgm=Component.OFF, node_exporter_names=True), LocalFiles("/")).options()
+    text = snapshot(full_view(options)).body.decode()
+    assert "nodeagent_gpu_power_watts{" in text
+    assert complaints(text) == set()
 
 
 def test_a_long_exposition_stays_in_order():
