@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from nodeagent.errors import UsageError
-from nodeagent.spec.example_kubernetes import KUBERNETES
+from nodeagent.spec.example_kubernetes import CDI, KUBERNETES
 from nodeagent.spec.render import Document, render
 
 EVERY_KEY = "every-key"
@@ -259,16 +259,7 @@ _EVERY_KEY = Example(
             {"match": "0000:af:00.0", "vfs": 1, "driver": "vfio-pci", "guids": ["02:00:00:00:00:00:af:00"]},
         ],
         "sandbox": {"workload": "container", "devices": "gpus", "driver": "vfio-pci"},
-        "cdi": {
-            "gpus": "auto",
-            "management": "off",
-            "rdma": "auto",
-            "names": ["index", "uuid"],
-            "directory": "",
-            "driver_root": "",
-            "host_root": "",
-            "additional_gids": False,
-        },
+        "cdi": CDI,
         "runtimes": {
             "containerd": "auto",
             "crio": "auto",

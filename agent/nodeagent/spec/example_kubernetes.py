@@ -1,4 +1,4 @@
-"""Section `kubernetes` of the example with every key."""
+"""Sections `cdi` and `kubernetes` of the example with every key."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+CDI: Mapping[str, Any] = MappingProxyType(
+    {
+        "gpus": "auto",
+        "management": "off",
+        "rdma": "auto",
+        "gdrcopy": "auto",
+        "gds": "auto",
+        "mofed": "auto",
+        "imex": "auto",
+        "names": ["index", "uuid"],
+        "directory": "",
+        "driver_root": "",
+        "host_root": "",
+        "additional_gids": False,
+    }
+)
 KUBERNETES: Mapping[str, Any] = MappingProxyType(
     {
         "gpus": {
@@ -14,6 +30,10 @@ KUBERNETES: Mapping[str, Any] = MappingProxyType(
             "device_list": ["cdi-cri"],
             "device_id": "uuid",
             "pass_device_specs": True,
+            "gdrcopy": True,
+            "gds": False,
+            "mofed": False,
+            "imex": {"channels": [0], "required": False},
             "shared_allocation": "distributed",
             "sharing": {
                 "strategy": "time-slicing",
