@@ -17,6 +17,7 @@ import yaml
 from cluster import programs
 from cluster.programs import ADDRESS, NODE, PAUSE, Program, until
 from container_world import DRIVER_ROOT, STAND_IN
+from nodeagent.host.paths import NVIDIA_RUNTIME
 
 TOOLS = "localhost/tools:1"
 SHOWN = ("/var/lib/kubelet", "/var/run/cdi", "/etc/crio", DRIVER_ROOT)  # the node's directories, seen at the same place
@@ -78,6 +79,20 @@ class Cluster:
         """Delete pods, and wait until they are gone."""
         self.kubectl("delete", "pod", "--now", "--ignore-not-found", *names)
 
+    def nvidia_runtime(self) -> Path:
+        """Put an nvidia-container-runtime where its package does, runc in fact; the log of how it was called."""
+        log, upper = self.work / "nvidia-runtime.log", self.work / "usr"
+        (upper / "over").mkdir(parents=True)
+        (upper / "work").mkdir()
+        _mount(
+            "-t", "overlay", "-o", f"lowerdir=/usr/bin,upperdir={upper}/over,workdir={upper}/work", "none", "/usr/bin"
+        )
+        for place in (Path(NVIDIA_RUNTIME), self.node / NVIDIA_RUNTIME.lstrip("/")):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {programs.RUNC} "$@"\n')
+            place.chmod(0o755)
+        return log
+
     def show_devices(self) -> None:
         """Stand-ins below /dev for every device node that the node's CDI files name; see container_world."""
         for file in (self.node / "var/run/cdi").glob("*.json"):
@@ -112,7 +127,7 @@ def running(work: Path, node: Path) -> Iterator[Cluster]:
     """A cluster until the block ends, in the directories that `world` gave."""
     _show_node(node)
     make_images(work)
-    kubelet, crio = programs.kubelet(work), programs.crio(work, "/etc/crio/crio.conf.d")
+    kubelet, crio = programs.kubelet(work), programs.crio(work)
     with ExitStack() as stack:
         first = (programs.etcd(work), programs.api_server(work))
         for make in (lambda: first, lambda: programs.controllers(work), lambda: (crio, kubelet)):
@@ -145,7 +160,8 @@ def world() -> Path:
     for words in ("link set lo up", "link add up0 type veth peer name up1", f"addr add {ADDRESS}/24 dev up0",
                   "link set up0 up", "link set up1 up", "route add default via 10.99.0.2"):  # fmt: skip
         subprocess.run(["ip", *words.split()], check=True)
-    for place in ("/run", "/var/log"):
+    for place in ("/run", "/var/log", "/lib/modules"):
+        Path(place).mkdir(exist_ok=True)
         _mount("-t", "tmpfs", "none", place)
     _own_dev(Path("/run/machine"))
     _own_cgroups(Path("/sys/fs/cgroup"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -22,6 +23,7 @@ ADMIN, KUBELET = "admin-token", "kubelet-token"
 NODE, ADDRESS = "node1", "10.99.0.1"
 API = f"https://{ADDRESS}:6443"
 PAUSE = "localhost/pause:1"
+RUNC = Path(__file__).with_name("modest_runc")
 
 
 class StartError(Exception):
@@ -56,6 +58,11 @@ class Program:
     def log(self) -> Path:
         return self.work / f"{self.command[0]}.log"
 
+    @property
+    def pid(self) -> int:
+        assert self.process
+        return self.process.pid
+
     def start(self) -> None:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(self.command, stdout=out, stderr=out, cwd=self.work)
@@ -85,6 +92,12 @@ def answers(url: str) -> bool:
             return int(answer.status) == http.HTTPStatus.OK
     except (urllib.error.URLError, OSError):
         return False
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket(socket.AF_UNIX) as one:
+        return one.connect_ex(str(path)) == 0
 
 
 def etcd(work: Path) -> Program:
@@ -132,6 +145,7 @@ def access(work: Path, name: str, token: str) -> str:
 def controllers(work: Path) -> tuple[Program, Program]:
     admin = ["--kubeconfig", access(work, "admin", ADMIN), "--leader-elect=false"]
     manager = ["kube-controller-manager", *admin, f"--service-account-private-key-file={work / 'sa.key'}"]
+    manager.append(f"--root-ca-file={work / 'api' / 'apiserver.crt'}")
     return (
         Program(work, manager, lambda: answers("https://127.0.0.1:10257/healthz")),
         Program(work, ["kube-scheduler", *admin], lambda: answers("https://127.0.0.1:10259/healthz")),
@@ -160,17 +174,15 @@ network_dir = "{work}/cni"
 """
 
 
-def crio(work: Path, drop_ins: str) -> Program:
-    """With a configuration of ours, and the node's own directory of drop-ins over it."""
+def crio(work: Path) -> Program:
+    """With a configuration of ours where its own would be; that directory is the node's."""
     (work / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
     (work / "cni").mkdir()
     (work / "cni" / "1.conflist").write_text('{"cniVersion": "1.0.0", "name": "lo", "plugins": [{"type": "loopback"}]}')
-    file = work / "crio.conf"
-    programs = {name: shutil.which(name) for name in ("runc", "conmon")}
-    file.write_text(CRIO.format(work=work, pause=PAUSE, **programs))
-    socket = "/run/crio/crio.sock"
-    command = ["crio", "--config", str(file), "--config-dir", drop_ins, "--listen", socket]
-    return Program(work, command, Path(socket).exists)
+    text = CRIO.format(work=work, pause=PAUSE, runc=RUNC, conmon=shutil.which("conmon"))
+    Path("/etc/crio/crio.conf").write_text(text)
+    place = Path("/run/crio/crio.sock")
+    return Program(work, ["crio", "--listen", str(place)], lambda: listens(place))
 
 
 KUBELET_FILE = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,21 @@ kubernetes: {{gpus: {{mig_strategy: mixed}}}}
 metrics: {{}}
 health: {{damping: {{hold_seconds: 0, quiet_seconds: 1}}}}
 loop: {{interval_seconds: 3600, sample_seconds: 1, backoff_seconds: 0.2, nvml_deadline_seconds: 2}}
+"""
+NICS = ["enp97s0np0", "enp225s0np0"]
+SHARED = {"configList": [{"resourceName": "hca", "rdmaHcaMax": 5, "selectors": {"ifNames": NICS}}]}
+FUNCTIONS = {"resourceList": [{"resourceName": "rail_vf", "selectors": {"pfNames": NICS}}]}
+NETWORK = f"""\
+version: 1
+modules: {{nvidia: {{modeset: false}}, rdma: {{stack: inbox}}}}
+mig: [{{layout: all-disabled}}]
+links: [{{match: enp97s0np0, up: true}}, {{match: enp225s0np0, up: true}}]
+roce: {{netns: shared}}
+sriov: [{{match: "0000:61:00.0", vfs: 2}}, {{match: "0000:e1:00.0", vfs: 2}}]
+cdi: {{driver_root: {DRIVER_ROOT}}}
+kubernetes:
+  network: {{rdma_config_file: /etc/shared.json, sriov_config_file: /etc/vf.json, sriov_prefix: nvidia.com}}
+loop: {{interval_seconds: 2, sample_seconds: 1, backoff_seconds: 0.2, nvml_deadline_seconds: 2}}
 """
 LOOK = "for node in /dev/nvidia* /dev/nvidia-caps/* /dev/infiniband/*; do test ! -c $node || echo $node; done"
 
@@ -120,3 +136,26 @@ def test_an_agent_that_ends_takes_its_offers_along_and_brings_them_back(cluster:
             counted(cluster, agent, gpu=3)
             assert agent.stop() == 0
             until(lambda: cluster.allocatable(GPU) == 0, cluster.kubelet.end_of_log)
+
+
+def test_pods_get_rdma_devices_and_a_function_near_their_gpu(cluster: Cluster) -> None:
+    """By the files of both plugins as they are, in the node's /etc."""
+    for name, content in (("shared.json", SHARED), ("vf.json", FUNCTIONS)):
+        (cluster.node / "etc" / name).write_text(json.dumps(content))
+    with agent_on(cluster.node.parent, NETWORK) as agent:
+        agent.wait_converged()
+        wanted = {GPU: 4, "nvidia.com/rail_vf": 4, "rdma/hca": 5}
+        until(lambda: {name: cluster.allocatable(name) for name in wanted} == wanted, cluster.kubelet.end_of_log)
+        nodes = {f"/dev/infiniband/{path.name}" for path in (cluster.node / "dev/infiniband").iterdir()}
+        for path in nodes:
+            cluster.show(path)
+        cluster.run("shared", {"rdma/hca": 1}, LOOK)
+        given = set(cluster.printed("shared"))
+        assert {"/dev/infiniband/rdma_cm", "/dev/infiniband/uverbs0"} <= given <= nodes
+        cluster.run("pair", {GPU: 1, "nvidia.com/rail_vf": 1}, "env; " + LOOK)
+        printed = cluster.printed("pair")
+        (function,) = (word.partition("=")[2] for word in printed if word.startswith("PCIDEVICE_NVIDIA_COM_RAIL_VF="))
+        (gpu,) = (int(word[-1]) for word in printed if word.startswith("/dev/nvidia") and word[-1].isdigit())
+        assert function.startswith("0000:61" if gpu < 2 else "0000:e1"), "of the same NUMA node"
+        cluster.end("--all")
+        assert agent.stop() == 0

@@ -105,7 +105,11 @@ class ApiClient:
                 connection.close()
 
     def _connection(self, seconds: float) -> http.client.HTTPSConnection:
-        trust = ssl.create_default_context(cafile=self.access.authority_file)
+        authority = self.access.authority_file
+        try:
+            trust = ssl.create_default_context(cafile=authority)
+        except FileNotFoundError as error:  # which names no file
+            raise FileNotFoundError(f"{authority} is missing: is a service account mounted?") from error
         connection = http.client.HTTPSConnection(self.access.host, self.access.port, timeout=seconds, context=trust)
         connection.connect()
         return connection
