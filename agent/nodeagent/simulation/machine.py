@@ -152,7 +152,8 @@ class Machine:
     def _open(cls, library: ctypes.CDLL, path: str) -> Self:
         handle = library.nvmlsim_open(os.fsencode(path))
         if not handle:
-            raise library_error("open", path, "a machine is made by Machine.create with this version of the library")
+            advice = "another version made it, or nobody: remove the simulated node's directory, or give another"
+            raise library_error("open", path, advice)
         return cls(library, handle, path)
 
     def close(self) -> None:
