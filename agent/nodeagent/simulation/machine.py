@@ -152,7 +152,7 @@ class Machine:
     def _open(cls, library: ctypes.CDLL, path: str) -> Self:
         handle = library.nvmlsim_open(os.fsencode(path))
         if not handle:
-            advice = "another version made it, or nobody: remove the simulated node's directory, or give another"
+            advice = "no machine of this version: remove the simulated node's directory or give another"
             raise library_error("open", path, advice)
         return cls(library, handle, path)
 
