@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from agent_process import run_command
 from kubelet import Given, Kubelet, serving
 from nodeagent.host.paths import KUBELET_POD_RESOURCES, LOG_PODS, SYS_CGROUP
 from nodeagent.kubernetes.pod_asking import PodAsker
@@ -137,6 +139,19 @@ def test_a_pod_that_is_over_but_listed_is_not_in_the_way(node: SimNode, group: s
         assert "train-7" not in text_of(node.plan(OTHER)), "it is over"
         shutil.rmtree(alive / group.split("/", maxsplit=1)[0])
         assert "train-7" in text_of(node.plan(OTHER)), "no cgroup can be seen, so that nothing is known"
+
+
+def test_mig_verbs_show_pods_and_fit_around_them(node: SimNode) -> None:
+    assert node.converge(LAYOUT).plan.converged
+    second = devices(node)[1]
+    target = ("--simulate", "gpu-server-4x-a100", "--simulate-dir", node.node.directory)
+    with kubelet(node, train(second)):
+        shown = run_command("mig", "show", *target)
+        assert re.search(rf"{second}.* pod default/train-7 \(without a process so far\)", shown.stdout), shown
+        fitting = run_command("mig", "fit", "1g.5gb=4", *target)
+        assert "3g.20gb at 4 by pod default/train-7 (without a process so far)" in fitting.stdout, fitting
+        refused = run_command("mig", "fit", "7g.40gb=1", "--gpus", "0", *target)
+        assert "they do not fit beside what is in use" in refused.stdout, refused
 
 
 def test_the_socket_none_asks_nobody(node: SimNode) -> None:

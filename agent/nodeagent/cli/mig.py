@@ -31,7 +31,7 @@ from nodeagent.cli.output import Style, count, emit, style_for
 from nodeagent.cli.parsing import add_verb
 from nodeagent.cli.target import add_file_option, add_target_options, agents_nvml, target_of
 from nodeagent.errors import HostError
-from nodeagent.plan.convergence import survey_owed
+from nodeagent.plan.convergence import pod_socket, survey_owed
 from nodeagent.plan.document import plan_document
 from nodeagent.plan.journal import Journal
 from nodeagent.plan.model import Plan
@@ -43,8 +43,10 @@ from nodeagent.resources.mig_names import UnknownNameError, resolve
 from nodeagent.resources.mig_placement import Board, Wanted, refusal
 from nodeagent.spec.mig_checkpoint import checkpoint_document
 from nodeagent.spec.render import render
+from nodeagent.spec.schema import Metrics
 from nodeagent.state.gpu import Gpu
 from nodeagent.state.node import NodeState
+from nodeagent.state.pods import users_of
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -178,9 +180,10 @@ def _survey(arguments: argparse.Namespace, read: Callable[..., Source]) -> tuple
 
 
 def _observed(arguments: argparse.Namespace) -> NodeState:
-    """The node with who runs on its instances. HostError where the GPUs cannot be read."""
+    """The node with who runs on its instances, and which pods have them. HostError where the GPUs cannot be read."""
     with target_of(arguments).observer() as observer:
-        state = observer.add_holders(observer.observe(()), KNOWN_SERVICES)
+        state = observer.add_pods(observer.observe(()), pod_socket(Metrics()))
+        state = observer.add_holders(state, KNOWN_SERVICES)
     for unknown in () if state.gpus else state.unknown:
         raise HostError("read", unknown.what, unknown.reason)
     return state
@@ -209,10 +212,9 @@ def _fit(members: list[Gpu], wants: Mapping[str, int], state: NodeState) -> dict
         "gpus": [member.index for member in members],
         "product": one.product,
         "inUse": [
-            f"{instance.profile} at {instance.placement.start} by "
-            + ", ".join(str(state.processes.get(pid, f"process {pid}")) for pid in instance.pids)
+            f"{instance.profile} at {instance.placement.start} by {users_of(instance, state.processes)}"
             for instance in one.instances
-            if instance.pids
+            if instance.in_use
         ],
         "now": devices_of(one),
         "layouts": [],

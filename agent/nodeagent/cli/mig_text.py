@@ -11,6 +11,7 @@ from nodeagent.resources.mig_names import layout_names
 from nodeagent.resources.mig_placement import Board
 from nodeagent.state.gpu import Gpu, GpuInstance, MigMode
 from nodeagent.state.node import NodeState
+from nodeagent.state.pods import users_of
 
 _UNICODE = {"cross": "┬┴", "corner": "┌┐└┘", "line": "─", "side": "│", "free": "·"}
 _ASCII = {"cross": "++", "corner": "++++", "line": "-", "side": "|", "free": "."}
@@ -47,6 +48,7 @@ def _instance_document(instance: GpuInstance, state: NodeState) -> dict[str, Any
                 "start": compute.placement.start,
                 "size": compute.placement.size,
                 "processes": [{"pid": pid, "name": _process(pid, state)} for pid in compute.pids],
+                "pods": list(compute.pods),
             }
             for compute in instance.compute_instances
         ],
@@ -74,7 +76,7 @@ def _gpu_lines(one: Gpu, state: NodeState, style: Style) -> Iterable[str]:
 
 
 def picture(one: Gpu, style: Style) -> Iterable[str]:
-    """Memory slices as cells, an instance over those it has; a star means that processes run on it."""
+    """Memory slices as cells, an instance over those it has; a star means that it is in use."""
     signs = _UNICODE if (sys.stdout.encoding or "").lower().startswith("utf") else _ASCII
     slices = Board.of(one.profiles).memory_slices
     cells = list(_cells(one.instances, slices))
@@ -122,13 +124,8 @@ def _device_rows(instance: GpuInstance, state: NodeState) -> Iterable[tuple[str,
     if not instance.compute_instances:
         yield (*place, "-", "-", instance.profile, "no compute instance: nobody can use it")
     for compute in instance.compute_instances:
-        users = ", ".join(_user(pid, state) for pid in compute.pids) or "-"
+        users = users_of(compute, state.processes) or "-"
         yield (*place, str(compute.ci_id), compute.uuid, compute.profile, users)
-
-
-def _user(pid: int, state: NodeState) -> str:
-    found = state.processes.get(pid)
-    return str(found) if found else f"process {pid}"
 
 
 def profiles_document(gpus: Sequence[Gpu]) -> list[dict[str, Any]]:

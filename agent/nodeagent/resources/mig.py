@@ -25,6 +25,7 @@ from nodeagent.resources.mig_steps import (
 from nodeagent.resources.mig_wanted import Wants, leaves_instances, wanted_mode, wants_of
 from nodeagent.spec.schema import MigDrift
 from nodeagent.state.gpu import MigMode
+from nodeagent.state.pods import users_of
 from nodeagent.state.things import gpu, module
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class _Wishes:
         if takes_effect and self.gpu.needs_reboot and self.gpu.pending_mig_mode is wanted:
             pending = f"MIG is {now}, {wanted} is pending"
             return self._refuse(f"{pending}, and this GPU cannot be reset while the node runs", "reboot")
-        users = self._names(self.gpu)
+        users = users_of(self.gpu, self.state.processes)
         if takes_effect and self.gpu.resetless_mig and users:
             return self._refuse(f"the MIG mode cannot change under {users}", "end them", waits=True)
         pending = "" if self.gpu.pending_mig_mode is now else f", pending {self.gpu.pending_mig_mode}"
@@ -243,12 +244,8 @@ class _Wishes:
         return f"mig/{self.gpu.uuid}"
 
     def _users(self, instances: Iterable[GpuInstance]) -> str:
-        return "; ".join(f"{one.profile} at {one.placement.start} by {self._names(one)}" for one in instances)
-
-    def _names(self, used: Gpu | GpuInstance) -> str:
         known = self.state.processes
-        running = (str(known[pid]) if pid in known else f"process {pid}" for pid in sorted(set(used.pids)))
-        return ", ".join((*running, *(f"{pod} (without a process so far)" for pod in dict.fromkeys(used.pods))))
+        return "; ".join(f"{one.profile} at {one.placement.start} by {users_of(one, known)}" for one in instances)
 
     def _refuse(self, problem: str, advice: str = "", *, waits: bool = False) -> Wish:
         return Wish(obstacles=(Obstacle(self._unit, gpu(self.gpu.uuid), problem, advice, waits=waits),))

@@ -69,3 +69,9 @@ class PodsOnGpus:
         running = {f"pod {self.processes[pid].pod}" for pid in pids if pid in self.processes}
         given = (str(user) for id_ in ids for user in self.users.get(id_, ()))
         return tuple(dict.fromkeys(name for name in given if name not in running))
+
+
+def users_of(used: Gpu | GpuInstance | ComputeInstance, processes: Mapping[int, Process]) -> str:
+    """Who runs on it, and which pods were given it and run nothing yet, for a person; "" for nobody."""
+    running = (str(processes.get(pid, f"process {pid}")) for pid in sorted(set(used.pids)))
+    return ", ".join((*running, *(f"{pod} (without a process so far)" for pod in dict.fromkeys(used.pods))))
